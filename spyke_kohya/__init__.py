@@ -1,0 +1,3 @@
+"""The thin, exact, honest wrapper around kohya's sd-scripts."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What is wrong with it: one module a concern, each returning findings."""

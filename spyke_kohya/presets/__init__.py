@@ -1,0 +1,1 @@
+"""What was asked: dataset and training presets as typed, validated values."""

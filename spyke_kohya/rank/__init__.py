@@ -1,0 +1,1 @@
+"""Judge it: losses, windows, ranking."""

@@ -1,0 +1,1 @@
+"""Show it: the same results as text and pictures."""

@@ -1,0 +1,1 @@
+"""Make it happen: the run directory, the process, the training."""
