@@ -1,0 +1,136 @@
+"""The locked command: ``accelerate launch train_network.py`` with nothing left to a user's configuration.
+
+Without its own ``--config_file`` accelerate reads ``~/.cache/huggingface/accelerate/default_config.yaml``, where a
+``use_cpu: true`` trains on the CPU silently and an old ``distributed_type: MPS`` crashes the launcher.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from spyke_kohya.engine.options import OptionValue, option_arguments
+from spyke_kohya.engine.targets import TARGET_ENVIRONMENT, Target
+
+# rich wraps the log at 80 columns when it is not a terminal, in the middle of paths; stdout is block-buffered in a pipe.
+COMMON_ENVIRONMENT: Mapping[str, str] = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "COLUMNS": "250"}
+
+# ACCELERATE_* overrides options, a rank makes a multi-process run of it, TQDM_* changes the bar that is read.
+DROPPED_PREFIXES = ("ACCELERATE_", "TQDM_")
+DROPPED_NAMES = frozenset(
+    "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE NODE_RANK GROUP_RANK MASTER_ADDR MASTER_PORT".split()
+)
+
+PATH_OPTIONS = frozenset(
+    {
+        "base_weights",
+        "network_weights",
+        "output_dir",
+        "pretrained_model_name_or_path",
+        "sample_prompts",
+        "tokenizer_cache_dir",
+        "vae",
+    }
+)
+
+
+@dataclass(frozen=True)
+class LaunchFiles:
+    """Where the files are that the launcher hands to the engine; relative ones are relative to ``cwd``."""
+
+    accelerate_config: Path
+    dataset_config: Path
+    logging_dir: Path
+
+
+@dataclass(frozen=True)
+class LockedCommand:
+    """``argv`` runs in ``cwd`` under the caller's environment, less ``env_removed``, plus ``env``."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    env_removed: tuple[str, ...]
+    cwd: Path
+
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """The whole environment of the engine's process."""
+        kept = {name: value for name, value in inherited.items() if name not in self.env_removed}
+        return kept | dict(self.env)
+
+    def as_shell(self) -> str:
+        """A script that runs the same command by hand."""
+        unset = [f"unset {' '.join(self.env_removed)}"] if self.env_removed else []
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in self.env.items()]
+        words = " \\\n  ".join(shlex.quote(word) for word in self.argv[2:])
+        command = f"exec {shlex.join(self.argv[:2])} \\\n  {words}"
+        return "\n".join(["#!/bin/sh", f"cd {shlex.quote(str(self.cwd))} || exit 1", *unset, *exports, command, ""])
+
+
+def lock_command(
+    *,
+    accelerate: Path,
+    script: Path,
+    target: Target,
+    num_cpu_threads_per_process: int,
+    options: Mapping[str, OptionValue],
+    launch_files: LaunchFiles,
+    cwd: Path,
+    inherited: Mapping[str, str],
+) -> LockedCommand:
+    """Build the command for checked options. ``inherited`` is the environment it will be started in."""
+    given = {name: expand_home(name, value) for name, value in options.items()} | {
+        "dataset_config": str(launch_files.dataset_config),
+        "logging_dir": str(launch_files.logging_dir),
+        "log_with": "tensorboard",
+    }
+    launcher = [
+        str(accelerate),
+        "launch",
+        f"--config_file={launch_files.accelerate_config}",
+        "--num_processes=1",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        f"--num_cpu_threads_per_process={num_cpu_threads_per_process}",
+    ]
+    return LockedCommand(
+        argv=(*launcher, str(script), *option_arguments(given)),
+        env={**COMMON_ENVIRONMENT, **TARGET_ENVIRONMENT[target]},
+        env_removed=tuple(sorted(name for name in inherited if _interferes(name))),
+        cwd=cwd,
+    )
+
+
+def accelerate_config(target: Target) -> str:
+    """The YAML that stands in for a user's own ``default_config.yaml``: one process on the target's device."""
+    use_cpu = "true" if target == "cpu" else "false"
+    return (
+        "compute_environment: LOCAL_MACHINE\n"
+        "debug: false\n"
+        "distributed_type: 'NO'\n"
+        "downcast_bf16: 'no'\n"
+        "enable_cpu_affinity: false\n"
+        "machine_rank: 0\n"
+        "main_training_function: main\n"
+        "mixed_precision: 'no'\n"
+        "num_machines: 1\n"
+        "num_processes: 1\n"
+        "rdzv_backend: static\n"
+        "same_network: true\n"
+        f"use_cpu: {use_cpu}\n"
+    )
+
+
+def expand_home(name: str, value: OptionValue) -> OptionValue:
+    """Expand ``~`` in the value of a path option: sd-scripts would take it for a directory named ``~``."""
+    if name not in PATH_OPTIONS:
+        return value
+    if isinstance(value, list):
+        return [str(Path(item).expanduser()) if isinstance(item, str) else item for item in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
+
+
+def _interferes(name: str) -> bool:
+    return name in DROPPED_NAMES or name.startswith(DROPPED_PREFIXES)

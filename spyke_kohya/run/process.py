@@ -1,0 +1,129 @@
+"""Processes: the only module that starts one. Argument lists, never a shell; bytes, never text.
+
+The engine runs in a session of its own, because ``accelerate launch`` forwards no signals: a signal that reaches only
+the launcher orphans the trainer, which keeps training. So every signal goes to the whole group.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from spyke_kohya.errors import EngineError
+
+_CHUNK_BYTES = 1 << 16
+_STRAGGLER_S = 3.0
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung of the ladder that ends a group: the signal, and how long to wait for the end after it."""
+
+    signal: signal.Signals
+    patience_s: float
+
+
+LADDER = (Rung(signal.SIGINT, 15.0), Rung(signal.SIGTERM, 5.0), Rung(signal.SIGKILL, 5.0))
+
+
+class EngineProcess:
+    """A started engine: read its merged output until ``b""``, then ``wait`` for its exit code."""
+
+    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
+        """Start ``argv`` as the leader of a new session. Raises EngineError when it can't be started."""
+        try:
+            self._popen = subprocess.Popen(
+                list(argv),
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as fault:
+            remedy = "run `spyke-kohya doctor`: it names what is missing in the engine's Python"
+            raise EngineError(f"could not start: {fault.strerror}", where=argv[0], remedy=remedy) from fault
+        assert self._popen.stdout is not None
+        self._output = self._popen.stdout
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._output, selectors.EVENT_READ)
+        self._leader_ended_at: float | None = None
+
+    @property
+    def pid(self) -> int:
+        """The leader's process id, which is the group's too."""
+        return self._popen.pid
+
+    def read(self, timeout_s: float) -> bytes | None:
+        """The next bytes; None when there were none in time; ``b""`` at the end of the output.
+
+        A leader that has ended while its group still holds the pipe has orphaned its trainer: the group is ended.
+        """
+        if self._selector.select(timeout_s):
+            return os.read(self._output.fileno(), _CHUNK_BYTES)
+        if self._leader_ended_at is None:
+            self._leader_ended_at = time.monotonic() if self._popen.poll() is not None else None
+        elif time.monotonic() - self._leader_ended_at > _STRAGGLER_S:
+            self._signal_group(signal.SIGKILL)
+        return None
+
+    def wait(self) -> int:
+        """Reap the leader, end whatever is left of its group, and give the exit code (negative: the signal)."""
+        code = self._popen.wait()
+        self._signal_group(signal.SIGKILL)
+        self._selector.close()
+        self._output.close()
+        return code
+
+    def stop(self, on_rung: Callable[[Rung], None], on_output: Callable[[bytes], None]) -> int:
+        """End the whole group, rung by rung, still passing on its output. Gives the leader's exit code."""
+        for rung in LADDER:
+            on_rung(rung)
+            self._signal_group(rung.signal)
+            if self._drain(time.monotonic() + rung.patience_s, on_output):
+                break
+        return self.wait()
+
+    def _drain(self, deadline: float, on_output: Callable[[bytes], None]) -> bool:
+        while (left_s := deadline - time.monotonic()) > 0:
+            data = self.read(min(left_s, 0.2))
+            if data == b"":
+                return True
+            if data:
+                on_output(data)
+        return False
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, number)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a short helper program said."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+def ask(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, timeout_s: float) -> Answer:
+    """Run a short program to its end. Raises EngineError when it can't be started or takes too long."""
+    try:
+        done = subprocess.run(
+            list(argv), env=dict(env), cwd=cwd, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired as fault:
+        raise EngineError(f"gave no answer in {timeout_s:.0f} s", where=argv[0], remedy="try again") from fault
+    except OSError as fault:
+        raise EngineError(f"could not start: {fault.strerror}", where=argv[0], remedy="check the path") from fault
+    return Answer(done.returncode, done.stdout, done.stderr)
