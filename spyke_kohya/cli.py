@@ -1,0 +1,296 @@
+"""The command line: parse, call one function, print, exit code. Commands import what they need when they run, so that
+``--help`` and ``validate`` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from spyke_kohya import __version__
+from spyke_kohya.errors import DatasetError, EngineError, Interrupted, PresetError, SpykeError, TrainingFailed
+from spyke_kohya.findings import Finding, errors_in
+from spyke_kohya.report.findings import count_text, fault_text, findings_text
+
+if TYPE_CHECKING:
+    from spyke_kohya.audit.examine import Examination
+    from spyke_kohya.engine.release import Engine
+    from spyke_kohya.presets.loading import Loaded
+    from spyke_kohya.run.launch import Launch
+    from spyke_kohya.run.train import Outcome
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_DIRECTORY = click.Path(path_type=Path, file_okay=False)
+_ROOT = click.option("--root", type=_DIRECTORY, default=Path(), help="Where relative paths start.  [default: here]")
+_ENGINE = click.option("--engine", type=_DIRECTORY, help="A directory with sd-scripts' train_network.py.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
+_STRICT = click.option("--strict", is_flag=True, help="Take warnings for errors.")
+_SET = click.option(
+    "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Put a value over the preset's own; repeatable."
+)
+
+
+def main() -> NoReturn:
+    """Run the command line; every ending has its exit code, and none is a traceback."""
+    try:
+        cli.main(standalone_mode=False)
+        sys.exit(0)
+    except click.ClickException as fault:
+        fault.show()
+        sys.exit(fault.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        sys.exit(Interrupted.exit_code)
+    except SpykeError as fault:
+        _say(fault_text(fault))
+        sys.exit(fault.exit_code)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as fault:
+        _say(f"error: {type(fault).__name__}: {fault}\n  This is a fault of spyke-kohya.\n  do: report it with {_crash_log()}")
+        sys.exit(SpykeError.exit_code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(__version__)
+def cli() -> None:
+    """Plan, train, watch and rank Stable Diffusion LoRAs with kohya's sd-scripts.
+
+    PRESET is a file, or the bare name of one in presets/.
+    """
+
+
+@cli.command()
+@click.argument("presets", nargs=-1, required=True, metavar="PRESET...")
+@_SET
+@_ROOT
+@_STRICT
+@_JSON
+def validate(presets: Sequence[str], settings: Sequence[str], root: Path, strict: bool, as_json: bool) -> None:
+    """Everything wrong with dataset and training presets, all at once."""
+    examined = [_examine(name, root, settings) for name in presets]
+    if as_json:
+        _print_json([one.to_dict() for one in examined])
+    else:
+        for one in examined:
+            click.echo(f"{one.loaded.name}: {count_text(one.findings)}")
+            if one.findings:
+                click.echo(findings_text(one.findings))
+    worst = [_exit_code(one.findings, strict) for one in examined]
+    sys.exit(min((code for code in worst if code), default=0))
+
+
+@cli.command()
+@click.argument("preset")
+@click.option("--epochs", type=click.IntRange(min=1), help="For a dataset preset: how many epochs.")
+@click.option("--gradient-accumulation-steps", type=click.IntRange(min=1), help="For a dataset preset.")
+@click.option("--num-processes", type=click.IntRange(min=1), default=1, help="For a dataset preset.")
+@_SET
+@_ROOT
+@_JSON
+def plan(
+    preset: str,
+    epochs: int | None,
+    gradient_accumulation_steps: int | None,
+    num_processes: int,
+    settings: Sequence[str],
+    root: Path,
+    as_json: bool,
+) -> None:
+    """Exactly what sd-scripts will do: images, buckets, batches, steps, checkpoints, disk."""
+    from spyke_kohya.audit.examine import examine
+    from spyke_kohya.presets.loading import load
+    from spyke_kohya.report.plan import plan_text
+
+    completed = {"max_train_epochs": epochs, "gradient_accumulation_steps": gradient_accumulation_steps}
+    options = {name: value for name, value in completed.items() if value is not None}
+    examined = examine(load(preset, root.absolute(), settings), root.absolute(), options, num_processes=num_processes)
+    if examined.plan is None:
+        raise _blocked(examined.findings, "sd-scripts could not start, so there is no plan")
+    if examined.findings:
+        _say(findings_text(examined.findings))
+    if as_json:
+        _print_json(examined.plan.to_dict())
+    else:
+        click.echo(plan_text(examined.plan))
+
+
+@cli.command()
+@click.argument("preset")
+@click.option("--dry-run", is_flag=True, help="Print the locked command and start nothing.")
+@click.option("--smoke", is_flag=True, help="Run 5 steps into a scratch directory.")
+@_SET
+@_ENGINE
+@_ROOT
+@_STRICT
+@_JSON
+def train(
+    preset: str,
+    dry_run: bool,
+    smoke: bool,
+    settings: Sequence[str],
+    engine: Path | None,
+    root: Path,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Run the locked accelerate launch train_network.py, watch it, record it, rank its checkpoints."""
+    with tempfile.TemporaryDirectory(prefix="spyke-smoke-") as scratch:
+        smoke_settings = _smoke_settings(Path(scratch)) if smoke else ()
+        launch, findings = _prepare(preset, [*settings, *smoke_settings], engine, root.absolute())
+        if findings:
+            _say(findings_text(findings))
+        if dry_run:
+            _print_json(launch.to_dict()) if as_json else click.echo(launch.command.as_shell(), nl=False)
+            return
+        if _exit_code(findings, strict):
+            raise _blocked(findings, "not started")
+        outcome = _run(launch)
+        if as_json:
+            _print_json(outcome.to_dict())
+        _tell_outcome(launch, outcome, smoke=smoke, quiet=as_json)
+
+
+@cli.command()
+@click.argument("preset", required=False)
+@_ENGINE
+@_ROOT
+@_JSON
+def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -> None:
+    """Can this machine, this Python and this sd-scripts train at all?"""
+    from spyke_kohya.doctor import Patient, examine
+    from spyke_kohya.presets.loading import load
+
+    loaded = load(preset, root.absolute()) if preset else None
+    if loaded and loaded.training is None:
+        raise _blocked(loaded.findings, "not a training preset without faults")
+    patient = Patient(
+        find_engine=lambda: _find_engine(loaded, engine, root.absolute()),
+        preset=loaded.training if loaded else None,
+        root=root.absolute(),
+        environment=os.environ,
+        home=Path.home(),
+        reaches=_reaches,
+    )
+    checks = []
+    for check in examine(patient):
+        checks.append(check)
+        if not as_json:
+            click.echo(f"{check.status:<8} {check.subject}: {check.message}")
+            if check.remedy:
+                click.echo(f"         do: {check.remedy}")
+    if as_json:
+        _print_json([check.to_dict() for check in checks])
+    sys.exit(EngineError.exit_code if any(check.status == "fault" for check in checks) else 0)
+
+
+def _examine(name: str, root: Path, settings: Sequence[str]) -> Examination:
+    from spyke_kohya.audit.examine import examine
+    from spyke_kohya.presets.loading import load
+
+    return examine(load(name, root.absolute(), settings), root.absolute())
+
+
+def _prepare(name: str, settings: Sequence[str], engine: Path | None, root: Path) -> tuple[Launch, list[Finding]]:
+    from spyke_kohya.run.launch import prepare_launch
+
+    examined = _examine(name, root, settings)
+    if examined.loaded.training is None or examined.plan is None:
+        raise _blocked(examined.findings, "there is nothing to start")
+    found = _find_engine(examined.loaded, engine, root)
+    launch = prepare_launch(
+        examined.loaded, examined.plan, found, root=root, now=datetime.now(), inherited=os.environ
+    )
+    return launch, [*examined.findings, *found.findings]
+
+
+def _find_engine(loaded: Loaded | None, given: Path | None, root: Path) -> Engine:
+    from spyke_kohya.engine.release import find_engine
+
+    return find_engine(
+        given=given.absolute() if given else None,
+        environment=os.environ,
+        preset_engine=loaded.training.launch.engine if loaded and loaded.training else None,
+        root=root,
+        own_python=Path(sys.executable),
+    )
+
+
+def _run(launch: Launch) -> Outcome:
+    import time
+
+    from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
+    from spyke_kohya.run.train import train as run_training
+
+    _say(f"run directory: {launch.run.path}")
+    display = TerminalDisplay() if sys.stderr.isatty() else PlainDisplay(sys.stderr, time.monotonic)
+    with display:
+        return run_training(launch, inherited=os.environ, listen=display, now=datetime.now)
+
+
+def _smoke_settings(scratch: Path) -> tuple[str, ...]:
+    return (
+        "train_network.max_train_steps=5",
+        "train_network.save_every_n_steps=",
+        "train_network.save_every_n_epochs=",
+        f"train_network.output_dir={json.dumps(str(scratch))}",
+    )
+
+
+def _exit_code(findings: Sequence[Finding], strict: bool) -> int:
+    blocking = list(findings) if strict else errors_in(findings)
+    return min((_blame(finding).exit_code for finding in blocking), default=0)
+
+
+def _blame(finding: Finding) -> type[SpykeError]:
+    room = finding.code.partition(".")[0]
+    if room in ("dataset", "images", "captions"):
+        return DatasetError
+    return EngineError if room == "engine" else PresetError
+
+
+def _blocked(findings: Sequence[Finding], what: str) -> SpykeError:
+    errors = errors_in(findings) or list(findings)
+    _say(findings_text(findings))
+    kind = min((_blame(finding) for finding in errors), key=lambda error: error.exit_code, default=PresetError)
+    return kind(f"{what}: {count_text(findings)}")
+
+
+def _reaches(host: str) -> bool:
+    import socket
+
+    try:
+        with socket.create_connection((host, 443), timeout=3.0):
+            return True
+    except OSError:
+        return False
+
+
+def _crash_log() -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="spyke-kohya-", suffix=".log", delete=False, encoding="utf-8") as log:
+        log.write(f"spyke-kohya {__version__}, Python {sys.version}, {sys.platform}\n{' '.join(sys.argv)}\n\n")
+        log.write(traceback.format_exc())
+    return log.name
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What a base model is, by its header alone: the family that its tensors belong to. No weight is read, no pickle opened."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Family = Literal["SD1.5", "SD2", "SDXL", "SD3", "FLUX", "unknown"]
+
+_MAX_HEADER_BYTES = 100_000_000
+
+# A tensor that only this family's original checkpoints have (sd-scripts v0.10.1 model_util.py, sdxl_model_util.py).
+_TELLING_KEYS: tuple[tuple[str, Family], ...] = (
+    ("conditioner.embedders.1.model.", "SDXL"),
+    ("model.diffusion_model.joint_blocks.", "SD3"),
+    ("double_blocks.", "FLUX"),
+    ("model.diffusion_model.double_blocks.", "FLUX"),
+    ("cond_stage_model.model.transformer.", "SD2"),
+    ("cond_stage_model.transformer.", "SD1.5"),
+)
+_PIPELINES: dict[str, Family] = {
+    "StableDiffusionXLPipeline": "SDXL",
+    "StableDiffusion3Pipeline": "SD3",
+    "FluxPipeline": "FLUX",
+}
+
+
+@dataclass(frozen=True)
+class BaseHeader:
+    """``form`` is what is on the disk; ``problem`` says why it can't be used, or is ""."""
+
+    form: Literal["safetensors", "diffusers", "pickle", "missing", "broken"]
+    family: Family
+    problem: str = ""
+
+
+def inspect_base_model(path: Path) -> BaseHeader:
+    """Look at a base model: a safetensors file, a diffusers directory, or a .ckpt. Never raises."""
+    if path.is_dir():
+        return _inspect_directory(path)
+    if not path.is_file():
+        return BaseHeader("missing", "unknown", "there is no such file or directory")
+    if path.suffix.lower() != ".safetensors":
+        return BaseHeader("pickle", "unknown")
+    try:
+        keys = _tensor_names(path)
+    except (OSError, ValueError, struct.error) as fault:
+        return BaseHeader("broken", "unknown", f"not a readable safetensors file: {fault}")
+    return BaseHeader("safetensors", family_of(keys))
+
+
+def family_of(tensor_names: list[str]) -> Family:
+    for prefix, family in _TELLING_KEYS:
+        if any(name.startswith(prefix) for name in tensor_names):
+            return family
+    return "unknown"
+
+
+def _tensor_names(path: Path) -> list[str]:
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
+            raise ValueError("its header is longer than the file")
+        header = json.loads(stream.read(length))
+    names = [name for name in header if name != "__metadata__"]
+    end = 8 + length + max(header[name]["data_offsets"][1] for name in names)
+    if path.stat().st_size < end:
+        raise ValueError(f"it is cut short: {path.stat().st_size} of {end} bytes")
+    return names
+
+
+def _inspect_directory(path: Path) -> BaseHeader:
+    try:
+        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        encoder = json.loads((path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        return BaseHeader("broken", "unknown", f"not a diffusers model: {fault}")
+    family = _PIPELINES.get(index.get("_class_name", ""))
+    # SD2 is told from SD1.5 by its wider text encoder (OpenCLIP ViT-H)
+    return BaseHeader("diffusers", family or ("SD2" if encoder.get("hidden_size") == 1024 else "SD1.5"))

@@ -1,0 +1,223 @@
+"""From a preset's name to a typed preset, or to everything that is wrong with the file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import toml
+
+from spyke_kohya.errors import UsageError
+from spyke_kohya.findings import Finding, error, errors_in
+from spyke_kohya.presets.dataset import DatasetConfig, parse_dataset_config
+from spyke_kohya.presets.training import TrainingPreset, parse_training_preset
+
+Kind = Literal["dataset", "training"]
+Document = dict[str, Any]
+
+PRESETS = Path("presets")
+# What toml 0.10.2 raises on a malformed document, beside its own TomlDecodeError (a ValueError).
+_TOML_FAULTS = (ValueError, TypeError, IndexError, KeyError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A preset as it was read. ``training`` and ``dataset`` are None where the file has faults, said in ``findings``.
+
+    ``dataset_path`` and ``dataset_text`` are the dataset preset's own, which a training preset names.
+    """
+
+    name: str
+    path: Path
+    kind: Kind
+    text: str
+    findings: tuple[Finding, ...]
+    training: TrainingPreset | None = None
+    dataset: DatasetConfig | None = None
+    dataset_path: Path | None = None
+    dataset_text: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not errors_in(self.findings)
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    text: str = ""
+    document: Document | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
+    """Load the preset ``name``, a path or a bare name, with ``--set`` settings put over its values.
+
+    A file that is missing or broken is no exception here: it has findings under ``schema.``, as any other fault.
+    Raises UsageError for a setting that is not ``a.b=value``.
+    """
+    file = _read(name, root, is_preset_file=True)
+    if file.document is None:
+        kind: Kind = "training" if "train_network" in file.text or not file.text else "dataset"
+        return Loaded(name, file.path, kind, file.text, tuple(file.findings))
+    document = file.document
+    for setting in settings:
+        document = apply_setting(document, setting)
+    if _is_training(document):
+        return _load_training(name, file, document, root)
+    config, findings = parse_dataset_config(document, _shown(file.path, root))
+    return Loaded(
+        name,
+        file.path,
+        "dataset",
+        file.text,
+        tuple(findings),
+        dataset=config,
+        dataset_path=file.path,
+        dataset_text=_text_of(file, document),
+    )
+
+
+def find_preset(name: str, root: Path) -> Path:
+    """The file that ``name`` means: a path where it looks like one, else ``presets/NAME.toml``."""
+    given = Path(name).expanduser()
+    if given.suffix in (".toml", ".json") or len(given.parts) > 1:
+        return root / given
+    return root / PRESETS / f"{name}.toml"
+
+
+def apply_setting(document: Document, setting: str) -> Document:
+    """``document`` with one ``table.key=value`` put over it; the value is TOML, or else a plain string.
+
+    sd-scripts lets ``max_train_epochs`` win over ``max_train_steps``, so setting either one takes the other away; and who
+    sets the steps has said how many to expect.
+    """
+    dotted, equals, raw = setting.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(
+            f"--set {setting!r} is not of the form table.key=value",
+            remedy="write for example --set train_network.max_train_steps=20",
+        )
+    changed = deepcopy(document)
+    _put(changed, keys, _value(raw), setting)
+    if keys == ["train_network", "max_train_epochs"]:
+        changed["train_network"].pop("max_train_steps", None)
+    if keys == ["train_network", "max_train_steps"]:
+        changed["train_network"].pop("max_train_epochs", None)
+        if "total_steps" in changed.get("expect", {}):
+            changed["expect"]["total_steps"] = changed["train_network"]["max_train_steps"]
+    return changed
+
+
+def _load_training(name: str, file: _File, document: Document, root: Path) -> Loaded:
+    where = _shown(file.path, root)
+    preset, findings = parse_training_preset(document, where)
+    text = _text_of(file, document)
+    dataset_name = document.get("dataset")
+    if not isinstance(dataset_name, str) or not dataset_name:
+        return Loaded(name, file.path, "training", text, tuple(findings), training=preset)
+    dataset_file = _read(dataset_name, root, is_preset_file=False, named_by=f"{where}: dataset")
+    findings += dataset_file.findings
+    config: DatasetConfig | None = None
+    if dataset_file.document is not None:
+        config, more = parse_dataset_config(dataset_file.document, _shown(dataset_file.path, root))
+        findings += more
+    return Loaded(
+        name,
+        file.path,
+        "training",
+        text,
+        tuple(findings),
+        training=preset,
+        dataset=config,
+        dataset_path=dataset_file.path,
+        dataset_text=dataset_file.text,
+    )
+
+
+def _read(name: str, root: Path, *, is_preset_file: bool, named_by: str = "") -> _File:
+    path = find_preset(name, root)
+    where = named_by or _shown(path, root)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return _File(path, findings=[_no_such_preset(name, path, root, where)])
+    except UnicodeDecodeError as fault:
+        message = f"the file is not UTF-8: byte {fault.start} is 0x{fault.object[fault.start]:02x}"
+        return _File(path, findings=[error("schema.not-utf8", where, message, "save it as UTF-8")])
+    except OSError as fault:
+        message = f"the file can't be read: {fault.strerror}"
+        return _File(path, findings=[error("schema.unreadable", where, message, "name a preset file")])
+    try:
+        document = json.loads(text) if path.suffix.lower() == ".json" else toml.loads(text)
+    except _TOML_FAULTS as fault:
+        return _File(path, text, findings=[_broken(fault, path, where)])
+    if not isinstance(document, dict):
+        message = "the file holds no table"
+        return _File(path, text, findings=[error("schema.broken", where, message, "write a preset's tables")])
+    if is_preset_file or path.suffix.lower() in (".toml", ".json"):
+        return _File(path, text, document)
+    remedy = "name it .toml"
+    return _File(
+        path, text, findings=[error("schema.file-name", where, "sd-scripts reads only .toml and .json", remedy)]
+    )
+
+
+def _no_such_preset(name: str, path: Path, root: Path, where: str) -> Finding:
+    known = sorted(file.stem for file in (root / PRESETS).glob("*.toml"))
+    close = get_close_matches(path.stem, known, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known)}" if known else "name its file"
+    return error("schema.no-such-preset", where, f"there is no preset `{name}`: {path} does not exist", hint)
+
+
+def _broken(fault: Exception, path: Path, where: str) -> Finding:
+    line = getattr(fault, "lineno", None)
+    message = getattr(fault, "msg", None) or str(fault) or "it can't be parsed"
+    kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
+    place = f"{where}, line {line}" if line else where
+    return error(
+        "schema.broken",
+        place,
+        f"broken {kind}: {message}",
+        "correct that line; sd-scripts reads it with the same parser",
+    )
+
+
+def _is_training(document: Document) -> bool:
+    return bool(document.keys() & {"train_network", "dataset", "launch", "expect"})
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _text_of(file: _File, document: Document) -> str:
+    return file.text if document is file.document else toml.dumps(document)
+
+
+def _value(raw: str) -> object:
+    if re.fullmatch(r"\s*", raw):
+        return None
+    try:
+        return toml.loads(f"value = {raw}")["value"]
+    except _TOML_FAULTS:
+        return raw.strip()
+
+
+def _put(document: Document, keys: list[str], value: object, setting: str) -> None:
+    table: Any = document
+    for key in keys[:-1]:
+        table = table.setdefault(key, {}) if isinstance(table, dict) else None
+    if not isinstance(table, dict):
+        raise UsageError(f"--set {setting!r}: {'.'.join(keys[:-1])} is not a table", remedy="set a key of a table")
+    if value is None:
+        table.pop(keys[-1], None)
+    else:
+        table[keys[-1]] = value

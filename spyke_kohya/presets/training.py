@@ -1,0 +1,140 @@
+"""A training preset: which dataset, how to launch, what is expected, and ``train_network.py``'s own options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from spyke_kohya.engine.options import RESERVED, OptionValue, check_option, parser_defaults
+from spyke_kohya.engine.targets import Target
+from spyke_kohya.findings import Finding, error, errors_in
+
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class Launch(BaseModel):
+    """How the engine is started."""
+
+    model_config = _STRICT
+
+    target: Target
+    """The device to train on: mps (a Mac's GPU), cuda or cpu. A run that lands on another device is stopped."""
+
+    num_cpu_threads_per_process: Annotated[int, Field(ge=1)] = 4
+    """CPU threads for torch, as `accelerate launch --num_cpu_threads_per_process`."""
+
+    engine: str | None = None
+    """A directory with sd-scripts' train_network.py, where neither --engine nor SPYKE_ENGINE names one."""
+
+
+class Expect(BaseModel):
+    """What you planned. A plan that differs stops before the launch."""
+
+    model_config = _STRICT
+
+    total_steps: Annotated[int, Field(ge=1)] | None = None
+    """The number of optimizer steps that the run is meant to take."""
+
+    trigger: Annotated[str, Field(min_length=1)] | None = None
+    """The trigger word that every training caption starts with."""
+
+
+def _as_given(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("expected a table of train_network.py options")
+    return value
+
+
+class TrainingPreset(BaseModel):
+    """One training preset file."""
+
+    model_config = _STRICT
+
+    dataset: Annotated[str, Field(min_length=1)]
+    """The dataset preset, by path or by bare name (`spyke` is presets/spyke.toml)."""
+
+    launch: Launch
+    """How the engine is started."""
+
+    expect: Expect = Expect()
+    """What you planned."""
+
+    train_network: Annotated[dict[str, Any], BeforeValidator(_as_given)]
+    """train_network.py's own options, by their own names."""
+
+    @property
+    def options(self) -> Mapping[str, OptionValue]:
+        """The options that the preset sets, as it sets them."""
+        return self.train_network
+
+    @property
+    def effective_options(self) -> dict[str, Any]:
+        """Every option of the engine: the preset's value, else the parser's default."""
+        return parser_defaults() | self.train_network
+
+
+def parse_training_preset(document: Mapping[str, Any], where: str) -> tuple[TrainingPreset | None, list[Finding]]:
+    """The preset, or None; and everything wrong with it, each finding under ``schema.``."""
+    findings: list[Finding] = []
+    preset = None
+    try:
+        preset = TrainingPreset.model_validate(document)
+    except ValidationError as faults:
+        findings = [_finding_of(fault, where) for fault in faults.errors()]
+    options = document.get("train_network")
+    if isinstance(options, dict):
+        findings += check_train_network(options, where)
+    return (None if errors_in(findings) else preset), findings
+
+
+def check_train_network(options: Mapping[str, object], where: str) -> list[Finding]:
+    """Everything wrong with the ``[train_network]`` table: names, types, choices, and what the launcher keeps to itself."""
+    findings = []
+    for name, value in options.items():
+        place = f"{where}: [train_network] {name}"
+        if name in RESERVED:
+            message = f"`{name}` belongs to the launcher"
+            findings.append(error("schema.reserved-option", place, message, RESERVED[name]))
+        elif fault := check_option(name, value):
+            kind, message = fault
+            findings.append(error(f"schema.{kind}", place, message, "correct it, or remove the key"))
+    return findings + [
+        error(
+            "schema.missing-key",
+            f"{where}: [train_network] {name}",
+            f"`{name}` is required: {why}",
+            f"add {name} = ... under [train_network]",
+        )
+        for name, why in REQUIRED.items()
+        if name not in options
+    ]
+
+
+REQUIRED: Mapping[str, str] = {
+    "pretrained_model_name_or_path": "there is no default base model",
+    "output_dir": "sd-scripts fails at the first checkpoint without it, after the steps were paid for",
+    "output_name": "checkpoints are found and ranked by it",
+    "network_module": "sd-scripts fails without it; `networks.lora` is the LoRA",
+}
+
+
+_TABLES: Mapping[str, type[BaseModel]] = {"": TrainingPreset, "launch": Launch, "expect": Expect}
+
+
+def _finding_of(fault: ErrorDetails, where: str) -> Finding:
+    *table, key = (str(part) for part in fault["loc"])
+    section = ".".join(table)
+    place = f"{where}: [{section}] {key}" if section else f"{where}: {key}"
+    if fault["type"] == "extra_forbidden":
+        close = get_close_matches(key, _TABLES[section].model_fields, n=1)
+        hint = f"; did you mean `{close[0]}`?" if close else ""
+        message = f"unknown key `{key}`{hint}"
+        return error("schema.unknown-key", place, message, f"known here: {', '.join(_TABLES[section].model_fields)}")
+    if fault["type"] == "missing":
+        return error("schema.missing-key", place, f"`{key}` is required", f"add `{key}`")
+    message = f"{fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}"
+    return error("schema.wrong-type", place, message, "correct the value")

@@ -1,0 +1,61 @@
+"""Findings for people: what, where and what to do, in at most 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from spyke_kohya.errors import SpykeError
+from spyke_kohya.findings import Finding, errors_in
+
+_WIDTH = 80
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """One block a finding, errors first."""
+    ordered = sorted(findings, key=lambda finding: finding.severity != "error")
+    return "\n".join(_block(finding) for finding in ordered)
+
+
+def count_text(findings: Sequence[Finding]) -> str:
+    """``2 errors, 1 warning``, or ``no faults``."""
+    errors = len(errors_in(findings))
+    warnings = len(findings) - errors
+    parts = [_plural(errors, "error")] if errors else []
+    parts += [_plural(warnings, "warning")] if warnings else []
+    return ", ".join(parts) or "no faults"
+
+
+def fault_text(fault: SpykeError) -> str:
+    """An error as the last words of a command."""
+    lines = [_wrapped(f"error: {fault.what}", "", "  ")]
+    if fault.where:
+        lines.append(_wrapped(fault.where, "  where: ", "         "))
+    if fault.remedy:
+        lines.append(_wrapped(fault.remedy, "  do: ", "      "))
+    return "\n".join(lines)
+
+
+def _block(finding: Finding) -> str:
+    return "\n".join(
+        [
+            f"{finding.severity}: {finding.where}  [{finding.code}]",
+            _wrapped(finding.message, "  ", "  "),
+            _wrapped(finding.remedy, "  do: ", "      "),
+        ]
+    )
+
+
+def _wrapped(text: str, first: str, rest: str) -> str:
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,113 @@
+"""A run while it runs: one live line on a terminal, a plain line now and then anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import TYPE_CHECKING, TextIO
+
+from spyke_kohya.engine.events import CheckpointAnnounced, EngineWarning, Event, Header, Step
+from spyke_kohya.run.watch import Watch
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+_PLAIN_EVERY_S = 30.0
+
+
+class PlainDisplay:
+    """Lines for a log file or a pipe: the start, every checkpoint, and the state about twice a minute."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._told_at = clock()
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, event: Event | None, watch: Watch) -> None:
+        if notice := notice_of(event, watch):
+            self._say(notice)
+        elif isinstance(event, Step) and self._is_time(event):
+            self._say(state_line(watch))
+
+    def _is_time(self, step: Step) -> bool:
+        return step.step == step.total or self._clock() - self._told_at > _PLAIN_EVERY_S
+
+    def _say(self, line: str) -> None:
+        self._told_at = self._clock()
+        print(line, file=self._stream, flush=True)  # noqa: T201 - the stream is the caller's
+
+
+class TerminalDisplay:
+    """One line that is redrawn in place; notices scroll above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+
+    def __enter__(self) -> TerminalDisplay:
+        from rich.live import Live
+
+        self._live = Live("starting the engine …", console=self._console, refresh_per_second=4, transient=True)
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._live is not None
+        self._live.stop()
+
+    def __call__(self, event: Event | None, watch: Watch) -> None:
+        assert self._live is not None
+        if notice := notice_of(event, watch):
+            self._console.print(notice, markup=False)
+        if isinstance(event, Step):
+            from rich.text import Text
+
+            self._live.update(Text(state_line(watch), no_wrap=True, overflow="ellipsis"))
+
+
+def notice_of(event: Event | None, watch: Watch) -> str:
+    """What is worth a line of its own, or ""."""
+    match event:
+        case Header():
+            return (
+                f"training on {watch.device}: {event.batches_per_epoch} batches an epoch, {event.epochs} "
+                f"{'epoch' if event.epochs == 1 else 'epochs'}, {event.total_steps} steps"
+            )
+        case CheckpointAnnounced(path, after_step):
+            return f"step {after_step}: saved {PurePath(path).name}"
+        case EngineWarning(text) if watch.warnings <= 5:
+            return f"engine warning: {text}"
+    return ""
+
+
+def state_line(watch: Watch) -> str:
+    """Step, smoothed loss, lowest so far, s/step, time left and last checkpoint, in one line."""
+    step = watch.step
+    if step is None:
+        return "starting the engine …"
+    parts = [f"step {step.step}/{step.total}"]
+    if step.avr_loss is not None:
+        parts.append(f"avr_loss {step.avr_loss:.4g}")
+    if watch.lowest is not None and watch.lowest.avr_loss is not None:
+        parts.append(f"lowest {watch.lowest.avr_loss:.4g} at {watch.lowest.step}")
+    if step.seconds_per_step:
+        parts.append(f"{step.seconds_per_step:.3g} s/step")
+        parts.append(f"{duration((step.total - step.step) * step.seconds_per_step)} left")
+    if watch.checkpoints:
+        parts.append(f"saved {watch.checkpoints[-1].after_step}")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03``, or ``2:03`` under an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
