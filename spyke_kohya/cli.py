@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from spyke_kohya import __version__
-from spyke_kohya.errors import DatasetError, EngineError, Interrupted, PresetError, SpykeError, TrainingFailed
+from spyke_kohya.errors import DatasetError, EngineError, Interrupted, PresetError, SpykeError
 from spyke_kohya.findings import Finding, errors_in
 from spyke_kohya.report.findings import count_text, fault_text, findings_text
 
@@ -58,7 +58,8 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as fault:
-        _say(f"error: {type(fault).__name__}: {fault}\n  This is a fault of spyke-kohya.\n  do: report it with {_crash_log()}")
+        _say(f"error: {type(fault).__name__}: {fault}\n  This is a fault of spyke-kohya itself.")
+        _say(f"  do: report it with {_crash_log()}")
         sys.exit(SpykeError.exit_code)
 
 
@@ -159,7 +160,9 @@ def train(
         outcome = _run(launch)
         if as_json:
             _print_json(outcome.to_dict())
-        _tell_outcome(launch, outcome, smoke=smoke, quiet=as_json)
+        _tell_outcome(launch, outcome, smoke=smoke)
+        if not (smoke or as_json):
+            _show_ranking(launch.run.under(launch.root).path, None)
 
 
 @cli.command()
@@ -203,16 +206,15 @@ def _examine(name: str, root: Path, settings: Sequence[str]) -> Examination:
 
 
 def _prepare(name: str, settings: Sequence[str], engine: Path | None, root: Path) -> tuple[Launch, list[Finding]]:
+    from spyke_kohya.audit.engine import check_engine
     from spyke_kohya.run.launch import prepare_launch
 
     examined = _examine(name, root, settings)
     if examined.loaded.training is None or examined.plan is None:
         raise _blocked(examined.findings, "there is nothing to start")
     found = _find_engine(examined.loaded, engine, root)
-    launch = prepare_launch(
-        examined.loaded, examined.plan, found, root=root, now=datetime.now(), inherited=os.environ
-    )
-    return launch, [*examined.findings, *found.findings]
+    launch = prepare_launch(examined.loaded, examined.plan, found, root=root, now=datetime.now(), inherited=os.environ)
+    return launch, [*examined.findings, *check_engine(found)]
 
 
 def _find_engine(loaded: Loaded | None, given: Path | None, root: Path) -> Engine:
@@ -237,6 +239,20 @@ def _run(launch: Launch) -> Outcome:
     display = TerminalDisplay() if sys.stderr.isatty() else PlainDisplay(sys.stderr, time.monotonic)
     with display:
         return run_training(launch, inherited=os.environ, listen=display, now=datetime.now)
+
+
+def _tell_outcome(launch: Launch, outcome: Outcome, *, smoke: bool) -> None:
+    from spyke_kohya.report.live import duration
+
+    steps = f"{outcome.steps} steps in {duration(outcome.duration_s)}"
+    if outcome.status == "interrupted":
+        raise Interrupted(f"{outcome.reason} after {steps}; what was saved is kept", where=str(launch.run.path))
+    if outcome.status == "failed":
+        remedy = f"see {launch.run.console}: the engine's whole console"
+        raise TrainingFailed(f"training failed after {steps}: {outcome.reason}", where=str(launch.run.path), remedy=remedy)
+    _say(f"finished: {steps}, {len(outcome.checkpoints)} checkpoints, all whole")
+    if smoke:
+        _say("smoke run: everything works; its files are removed")
 
 
 def _smoke_settings(scratch: Path) -> tuple[str, ...]:

@@ -90,7 +90,9 @@ def _own_python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     if (3, 11) <= sys.version_info[:2] < (3, 14):
         return Check("Python", "ok", f"{version} at {sys.executable}")
-    return Check("Python", "fault", f"{version} is not 3.11, 3.12 or 3.13", "make clean, then make setup PYTHON=python3.12")
+    return Check(
+        "Python", "fault", f"{version} is not 3.11, 3.12 or 3.13", "make clean, then make setup PYTHON=python3.12"
+    )
 
 
 def _engine_commit(engine: Engine) -> Check:
@@ -114,7 +116,9 @@ def _engine_python(engine: Engine, patient: Patient) -> Iterator[Check]:
         )
         told: dict[str, Any] = json.loads(answer.stdout)
     except (EngineError, ValueError) as fault:
-        yield Check("engine's Python", "fault", f"{engine.python}: {fault}", "set SPYKE_ENGINE_PYTHON to a working Python")
+        yield Check(
+            "engine's Python", "fault", f"{engine.python}: {fault}", "set SPYKE_ENGINE_PYTHON to a working Python"
+        )
         return
     yield _modules(engine, wanted, told)
     if "torch" in told:
@@ -142,7 +146,9 @@ def _device(told: Mapping[str, Any], patient: Patient) -> Check:
 def _launcher(engine: Engine) -> Check:
     if engine.accelerate.is_file():
         return Check("accelerate", "ok", str(engine.accelerate))
-    return Check("accelerate", "fault", f"{engine.accelerate} is missing", f"{engine.python} -m pip install accelerate==1.6.0")
+    return Check(
+        "accelerate", "fault", f"{engine.accelerate} is missing", f"{engine.python} -m pip install accelerate==1.6.0"
+    )
 
 
 def _accelerate_config(patient: Patient) -> Check:
@@ -194,9 +200,13 @@ def _tokenizer(patient: Patient) -> Check:
     for place in places:
         if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
             return Check("CLIP tokenizer", "ok", str(place))
-    remedy = "connect once, or set [train_network] tokenizer_cache_dir to a folder that holds openai_clip-vit-large-patch14"
+    remedy = (
+        "connect once, or set [train_network] tokenizer_cache_dir to a folder that holds openai_clip-vit-large-patch14"
+    )
     if patient.reaches("huggingface.co"):
-        return Check("CLIP tokenizer", "warning", f"{TOKENIZER} will be downloaded at the first run", "nothing, while online")
+        return Check(
+            "CLIP tokenizer", "warning", f"{TOKENIZER} will be downloaded at the first run", "nothing, while online"
+        )
     return Check("CLIP tokenizer", "fault", f"{TOKENIZER} is neither on this disk nor within reach", remedy)
 
 
@@ -218,13 +228,17 @@ def _disk(patient: Patient) -> Check:
     about = f"{free / 1e9:.0f} GB free at {place}"
     if free > _FEW_BYTES:
         return Check("disk", "ok", about)
-    return Check("disk", "warning", about, "make room: a run of 10 checkpoints at dim 32 needs 0.8 GB, and a full disk ends it")
+    return Check(
+        "disk", "warning", about, "make room: a run of 10 checkpoints at dim 32 needs 0.8 GB, and a full disk ends it"
+    )
 
 
 def _sleep(patient: Patient) -> Check:
     if sys.platform != "darwin":
         return Check("sleep", "ok", "not a Mac: nothing to look at")
-    settings = ask(["pmset", "-g"], env=patient.environment, cwd=patient.root, timeout_s=10.0).stdout.decode(errors="replace")
+    settings = ask(["pmset", "-g"], env=patient.environment, cwd=patient.root, timeout_s=10.0).stdout.decode(
+        errors="replace"
+    )
     minutes = re.search(r"^\s*sleep\s+(\d+)", settings, re.MULTILINE)
     if minutes is None or minutes[1] == "0":
         return Check("sleep", "ok", "this Mac does not sleep by itself")

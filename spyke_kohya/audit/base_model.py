@@ -28,7 +28,14 @@ def check_base_model(options: Mapping[str, Any], root: Path, where: str) -> list
         return [error("base.unreadable", place, f"{path}: {header.problem}", remedy)]
     if header.family in _OTHER_SCRIPTS:
         message = f"{path.name} is a {header.family} model; train_network.py trains SD1.5 and SD2"
-        return [error("base.family", place, message, f"it needs sd-scripts' {_OTHER_SCRIPTS[header.family]}; name an SD1.5 model")]
+        return [
+            error(
+                "base.family",
+                place,
+                message,
+                f"it needs sd-scripts' {_OTHER_SCRIPTS[header.family]}; name an SD1.5 model",
+            )
+        ]
     if header.family == "SD2" and not options["v2"]:
         return [error("base.family", place, f"{path.name} is an SD2 model", "set v2 = true, or name an SD1.5 model")]
     if header.family == "SD1.5" and options["v2"]:

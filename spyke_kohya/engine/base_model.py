@@ -1,4 +1,4 @@
-"""What a base model is, by its header alone: the family that its tensors belong to. No weight is read, no pickle opened."""
+"""What a base model is, by its header alone: the family of its tensors. No weight is read, no pickle opened."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from spyke_kohya.engine.options import OptionValue, option_arguments
 from spyke_kohya.engine.targets import TARGET_ENVIRONMENT, Target
 
-# rich wraps the log at 80 columns when it is not a terminal, in the middle of paths; stdout is block-buffered in a pipe.
+# Off a terminal rich wraps the log at 80 columns, in the middle of paths, and stdout is block-buffered.
 COMMON_ENVIRONMENT: Mapping[str, str] = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "COLUMNS": "250"}
 
 # ACCELERATE_* overrides options, a rank makes a multi-process run of it, TQDM_* changes the bar that is read.
 DROPPED_PREFIXES = ("ACCELERATE_", "TQDM_")
 DROPPED_NAMES = frozenset(
-    "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE NODE_RANK GROUP_RANK MASTER_ADDR MASTER_PORT".split()
+    ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"]
 )
 
 PATH_OPTIONS = frozenset(

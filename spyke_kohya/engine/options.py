@@ -1,7 +1,7 @@
 """The options of ``train_network.py``, as its own parser declares them.
 
-The table is a dump of that parser (``scripts/dump_engine_options.py``). sd-scripts checks nothing in a ``--config_file``
-and takes abbreviations on its command line, so a name or a type that is off is refused here.
+The table is a dump of that parser (``scripts/dump_engine_options.py``). sd-scripts checks nothing in a
+``--config_file`` and takes abbreviations on its command line, so a name or a type that is off is refused here.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def check_option(name: str, value: object) -> tuple[OptionFault, str] | None:
 def option_arguments(options: Mapping[str, OptionValue]) -> list[str]:
     """The command-line words for checked options, in their order, as ``--name=value``.
 
-    A switch set to false is left out: every switch of the parser is off by default. A list becomes words after its flag.
+    A switch set to false is left out: every switch of the parser is off by default. A list becomes words after it.
     """
     words: list[str] = []
     for name, value in options.items():

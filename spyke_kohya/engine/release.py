@@ -32,6 +32,11 @@ class Engine:
         return self.directory / SCRIPT
 
     @property
+    def is_sd_scripts(self) -> bool:
+        """Whether this is sd-scripts itself; the miniature, which only has its face, is not."""
+        return (self.directory / "library" / "train_util.py").is_file()
+
+    @property
     def accelerate(self) -> Path:
         """The ``accelerate`` command that belongs to the engine's Python."""
         return self.python.parent / "accelerate"
@@ -50,8 +55,8 @@ def find_engine(
         raise EngineError(
             f"no sd-scripts here: {SCRIPT} is missing",
             where=f"{directory} ({named_by})",
-            remedy=f"run `make engine` to fetch sd-scripts {RELEASE}, or set SPYKE_ENGINE to the directory of an sd-scripts "
-            "or kohya_ss/sd-scripts that you have",
+            remedy=f"run `make engine` to fetch sd-scripts {RELEASE}, or set SPYKE_ENGINE to the directory of an "
+            "sd-scripts or kohya_ss/sd-scripts that you have",
         )
     python = Path(environment.get("SPYKE_ENGINE_PYTHON") or own_python).expanduser()
     if not python.is_file():

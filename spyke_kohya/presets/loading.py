@@ -71,7 +71,7 @@ def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
         document = apply_setting(document, setting)
     if _is_training(document):
         return _load_training(name, file, document, root)
-    config, findings = parse_dataset_config(document, _shown(file.path, root))
+    config, findings = parse_dataset_config(document, shown_path(file.path, root))
     return Loaded(
         name,
         file.path,
@@ -95,8 +95,8 @@ def find_preset(name: str, root: Path) -> Path:
 def apply_setting(document: Document, setting: str) -> Document:
     """``document`` with one ``table.key=value`` put over it; the value is TOML, or else a plain string.
 
-    sd-scripts lets ``max_train_epochs`` win over ``max_train_steps``, so setting either one takes the other away; and who
-    sets the steps has said how many to expect.
+    sd-scripts lets ``max_train_epochs`` win over ``max_train_steps``, so setting either one takes the other away; and
+    who sets the steps has said how many to expect.
     """
     dotted, equals, raw = setting.partition("=")
     keys = dotted.strip().split(".")
@@ -117,7 +117,7 @@ def apply_setting(document: Document, setting: str) -> Document:
 
 
 def _load_training(name: str, file: _File, document: Document, root: Path) -> Loaded:
-    where = _shown(file.path, root)
+    where = shown_path(file.path, root)
     preset, findings = parse_training_preset(document, where)
     text = _text_of(file, document)
     dataset_name = document.get("dataset")
@@ -127,7 +127,7 @@ def _load_training(name: str, file: _File, document: Document, root: Path) -> Lo
     findings += dataset_file.findings
     config: DatasetConfig | None = None
     if dataset_file.document is not None:
-        config, more = parse_dataset_config(dataset_file.document, _shown(dataset_file.path, root))
+        config, more = parse_dataset_config(dataset_file.document, shown_path(dataset_file.path, root))
         findings += more
     return Loaded(
         name,
@@ -144,7 +144,7 @@ def _load_training(name: str, file: _File, document: Document, root: Path) -> Lo
 
 def _read(name: str, root: Path, *, is_preset_file: bool, named_by: str = "") -> _File:
     path = find_preset(name, root)
-    where = named_by or _shown(path, root)
+    where = named_by or shown_path(path, root)
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -194,7 +194,8 @@ def _is_training(document: Document) -> bool:
     return bool(document.keys() & {"train_network", "dataset", "launch", "expect"})
 
 
-def _shown(path: Path, root: Path) -> str:
+def shown_path(path: Path, root: Path) -> str:
+    """The path as a person would write it: relative to the root where it lies under it."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 

@@ -92,7 +92,7 @@ def parse_training_preset(document: Mapping[str, Any], where: str) -> tuple[Trai
 
 
 def check_train_network(options: Mapping[str, object], where: str) -> list[Finding]:
-    """Everything wrong with the ``[train_network]`` table: names, types, choices, and what the launcher keeps to itself."""
+    """Everything wrong with ``[train_network]``: names, types, choices, and what the launcher keeps to itself."""
     findings = []
     for name, value in options.items():
         place = f"{where}: [train_network] {name}"

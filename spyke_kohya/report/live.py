@@ -40,7 +40,7 @@ class PlainDisplay:
 
     def _say(self, line: str) -> None:
         self._told_at = self._clock()
-        print(line, file=self._stream, flush=True)  # noqa: T201 - the stream is the caller's
+        print(line, file=self._stream, flush=True)
 
 
 class TerminalDisplay:

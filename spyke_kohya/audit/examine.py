@@ -1,0 +1,92 @@
+"""Examine a preset: read what it names, plan what will happen, and collect every concern's findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spyke_kohya.audit.base_model import check_base_model
+from spyke_kohya.audit.captions import check_captions
+from spyke_kohya.audit.expectations import check_expectations, meets
+from spyke_kohya.audit.options import check_options
+from spyke_kohya.audit.output import check_output
+from spyke_kohya.audit.repeats import check_repeats
+from spyke_kohya.findings import Finding, errors_in
+from spyke_kohya.plan import Plan, make_plan
+from spyke_kohya.presets.loading import Loaded, shown_path
+from spyke_kohya.presets.resolved import ResolvedDataset, resolve
+from spyke_kohya.scan import Scan, read_captions, scan
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A preset, all that is wrong with it, and its plan: None where sd-scripts could not start."""
+
+    loaded: Loaded
+    findings: tuple[Finding, ...]
+    plan: Plan | None = None
+    scan: Scan | None = None
+
+    @property
+    def ok(self) -> bool:
+        return not errors_in(self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON shape of ``validate``."""
+        return {
+            "preset": self.loaded.name,
+            "kind": self.loaded.kind,
+            "ok": self.ok,
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def examine(
+    loaded: Loaded, root: Path, options: Mapping[str, Any] | None = None, *, num_processes: int = 1
+) -> Examination:
+    """Examine a loaded preset. ``options`` complete a dataset preset with what a training preset would say.
+
+    The images' headers and the captions are read; nothing is decoded and nothing is written.
+    """
+    findings = list(loaded.findings)
+    training = loaded.training
+    where = shown_path(loaded.path, root)
+    if training:
+        findings += check_options(training, where)
+        findings += check_base_model(training.effective_options, root, where)
+    if loaded.dataset is None or loaded.dataset_path is None:
+        return Examination(loaded, tuple(findings))
+    stated = dict(training.options) if training else dict(options or {})
+    datasets, doubts = resolve(loaded.dataset, stated, shown_path(loaded.dataset_path, root))
+    findings += doubts
+    if datasets is None:
+        return Examination(loaded, tuple(findings))
+    found = scan(datasets, root)
+    plan, faults = _plan(loaded, found, stated, num_processes)
+    findings += faults
+    findings += _check_dataset(loaded, datasets, found, plan)
+    if training:
+        findings += check_expectations(plan, training.expect, where) if plan else []
+        findings += check_output(training.effective_options, plan, root, where)
+    return Examination(loaded, tuple(findings), plan, found)
+
+
+def _check_dataset(
+    loaded: Loaded, datasets: tuple[ResolvedDataset, ...], found: Scan, plan: Plan | None
+) -> list[Finding]:
+    expect = loaded.training.expect if loaded.training else None
+    return [
+        *check_repeats(datasets, steps_confirmed=meets(plan, expect)),
+        *check_captions(found, read_captions(found), expect.trigger if expect else None),
+    ]
+
+
+def _plan(
+    loaded: Loaded, found: Scan, stated: Mapping[str, Any], num_processes: int
+) -> tuple[Plan | None, list[Finding]]:
+    plan, findings = make_plan(found, stated, num_processes=num_processes)
+    if loaded.kind == "dataset":  # how long to train is said elsewhere
+        findings = [finding for finding in findings if finding.code != "plan.steps-defaulted"]
+    return plan, findings

@@ -1,0 +1,52 @@
+"""Where the checkpoints will go: can that directory be written, and is there room?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spyke_kohya.engine.command import expand_home
+from spyke_kohya.findings import Finding, error, warning
+from spyke_kohya.plan import Plan
+
+
+def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, where: str) -> list[Finding]:
+    """Findings on ``output_dir`` and ``output_name``; nothing is made or written."""
+    place = f"{where}: [train_network] output_dir"
+    directory = root / str(expand_home("output_dir", options["output_dir"]))
+    standing = _nearest_that_stands(directory)
+    if not standing.is_dir():
+        return [error("output.not-a-directory", place, f"{standing} is a file", "name another directory")]
+    if not os.access(standing, os.W_OK | os.X_OK):
+        message = f"the output directory can't be written: no right to write in {standing}"
+        return [error("output.not-writable", place, message, "name another directory, or give yourself that right")]
+    return [*_room(standing, plan, place), *_name(str(options["output_name"]), where)]
+
+
+def _nearest_that_stands(directory: Path) -> Path:
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory
+
+
+def _room(directory: Path, plan: Plan | None, place: str) -> list[Finding]:
+    needed = plan.disk_bytes if plan else None
+    free = shutil.disk_usage(directory).free
+    if needed is None or needed <= free:
+        return []
+    message = f"the checkpoints need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+    return [warning("output.disk", place, message, "make room, save less often, or keep only the last ones")]
+
+
+def _name(output_name: str, where: str) -> list[Finding]:
+    if (
+        output_name
+        and not any(character in "/\\\0\n\r" for character in output_name)
+        and output_name not in (".", "..")
+    ):
+        return []
+    message = f"{output_name!r} can't be a file's name: checkpoints would leave output_dir"
+    return [error("output.name", f"{where}: [train_network] output_name", message, "use a plain name without slashes")]
