@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spyke_kohya.errors import NothingToRank, UsageError
@@ -136,7 +136,7 @@ def test_a_mean_that_never_rolls_ranks_nothing():
     assert ranking.confidence == "none"
     assert ranking.tied_steps == (500, 1000, 1500, 2000)
     assert "cumulative mean cannot rank checkpoints: no demonstrated winner" in ranking.verdict
-    assert [(one.candidate.step, one.role) for one in ranking.test_order][0] == (2000, "candidate")
+    assert next((one.candidate.step, one.role) for one in ranking.test_order) == (2000, "candidate")
     assert ranking.onset_step is None
 
 
@@ -255,6 +255,7 @@ def test_losses_that_never_differ_are_tied_without_a_division_by_zero():
 curves = st.lists(st.integers(100, 2000), min_size=1, max_size=12).map(lambda numbers: [n / 8192 for n in numbers])
 
 
+@settings(max_examples=40, deadline=None)
 @given(curves, st.sampled_from([None, 1, 150, 460, 5000]))
 def test_rank_one_has_the_lowest_loss_and_the_json_is_json(averages, window):
     steps = [200 * (i + 1) for i in range(len(averages))]
@@ -270,6 +271,7 @@ def test_rank_one_has_the_lowest_loss_and_the_json_is_json(averages, window):
     assert steps[-1] in trials
 
 
+@settings(max_examples=40, deadline=None)
 @given(curves, st.integers(-4, 4))
 def test_the_unit_of_the_loss_does_not_matter(averages, power):
     steps = [200 * (i + 1) for i in range(len(averages))]
@@ -289,5 +291,4 @@ def test_a_hundred_thousand_steps_are_ranked_in_a_moment():
     began = time.perf_counter()
     rank(curve, candidates)
     took_s = time.perf_counter() - began
-    print(f"100,000 steps, 50 checkpoints: {took_s:.2f} s")
-    assert took_s < 5
+    assert took_s < 5, f"100,000 steps and 50 checkpoints took {took_s:.2f} s"

@@ -24,16 +24,18 @@ def test_a_true_minimiser_is_kept_in_nine_flat_trainings_of_ten():
     noise = Noise(window_cov(steps, 460))
     averages = simulated_averages(1500, steps, 460, seed=1)
     kept = np.array([noise.tied_p(one, 1.24) > 0.10 for one in averages])
-    print(f"kept {kept.mean():.3f} of {kept.size} true minimisers; by checkpoint {kept.mean(axis=0).round(2)}")
-    assert kept.mean() == pytest.approx(0.90, abs=0.03)
+    assert kept.mean() == pytest.approx(0.90, abs=0.03), (
+        f"kept {kept.mean():.3f} of {kept.size} true minimisers; by checkpoint {kept.mean(axis=0).round(2)}"
+    )
 
 
 def test_a_flat_training_looks_flat():
     steps = list(range(600, 2000, 200))
     noise = Noise(window_cov(steps, 460))
     p = np.array([noise.flat_p(one, 1.24) for one in simulated_averages(1500, steps, 460, seed=2)])
-    print(f"p < 0.1 in {np.mean(p < 0.1):.3f} of {len(p)} flat trainings")
-    assert np.mean(p < 0.1) == pytest.approx(0.1, abs=0.03)
+    assert np.mean(p < 0.1) == pytest.approx(0.1, abs=0.03), (
+        f"p < 0.1 in {np.mean(p < 0.1):.3f} of {len(p)} flat trainings"
+    )
 
 
 def test_a_rise_by_chance_is_reported_as_rarely_as_its_p_says():
@@ -41,8 +43,7 @@ def test_a_rise_by_chance_is_reported_as_rarely_as_its_p_says():
     noise = Noise(window_cov(steps, 460))
     rises = [noise.largest_rise(one, 1.24) for one in simulated_averages(1500, steps, 460, seed=3)]
     often = np.mean([rise is not None and rise[2] < 0.05 for rise in rises])
-    print(f"a rise was reported in {often:.3f} of {len(rises)} flat trainings")
-    assert often == pytest.approx(0.05, abs=0.02)
+    assert often == pytest.approx(0.05, abs=0.02), f"a rise was reported in {often:.3f} of {len(rises)} flat trainings"
 
 
 def test_a_checkpoint_far_above_the_noise_is_not_tied():

@@ -34,8 +34,8 @@ def find_checkpoints(directory: Path, name: str | None = None) -> list[Checkpoin
 
     Raises UsageError when the directory holds several output names and ``name`` doesn't choose one of them.
     """
-    found = [read_checkpoint(path) for path in sorted(directory.glob("*.safetensors"))]
-    names = sorted({checkpoint.output_name for checkpoint in found})
+    found = _read_all(directory)
+    names = _names(found)
     if name is None and len(names) > 1:
         raise UsageError(
             f"checkpoints of {len(names)} trainings here: {', '.join(names)}",
@@ -44,6 +44,11 @@ def find_checkpoints(directory: Path, name: str | None = None) -> list[Checkpoin
         )
     chosen = [checkpoint for checkpoint in found if name in (None, checkpoint.output_name)]
     return sorted(chosen, key=lambda one: (one.step is None, one.step or 0, one.file.name))
+
+
+def output_names(directory: Path) -> list[str]:
+    """The output names of the trainings that left checkpoints in ``directory``."""
+    return _names(_read_all(directory))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -66,6 +71,14 @@ def merged_facts(checkpoints: Iterable[Checkpoint]) -> Facts:
     for checkpoint in sorted(checkpoints, key=lambda one: one.step or 0, reverse=True):
         facts = facts.or_else(checkpoint.facts)
     return facts
+
+
+def _read_all(directory: Path) -> list[Checkpoint]:
+    return [read_checkpoint(path) for path in sorted(directory.glob("*.safetensors"))]
+
+
+def _names(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    return sorted({checkpoint.output_name for checkpoint in checkpoints})
 
 
 def place(checkpoints: Iterable[Checkpoint], steps_per_epoch: int | None, last_step: int | None) -> list[Checkpoint]:
