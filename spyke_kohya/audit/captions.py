@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from spyke_kohya.findings import Finding, error, warning
@@ -15,17 +15,18 @@ _STOPS = {
 }
 
 
-def check_captions(scan: Scan, captions: Mapping[str, Caption], trigger: str | None) -> list[Finding]:
-    """Findings on the captions of every subset; ``captions`` are by image path, as ``read_captions`` gives them."""
+def check_captions(scan: Scan, captions: Iterable[Caption], trigger: str | None) -> list[Finding]:
+    """Findings on the captions of every subset, as ``read_captions`` gives them. The trigger must be the first tag."""
+    by_image = {caption.image: caption for caption in captions}
     findings = [
         error(code, caption.file, message, remedy)
-        for caption in captions.values()
+        for caption in by_image.values()
         if caption.problem in _STOPS
         for code, message, remedy in [_STOPS[caption.problem]]
     ]
     for dataset in scan.datasets:
         for subset in dataset.subsets:
-            told = [captions[image.path] for image in subset.images if image.path in captions]
+            told = [by_image[image.path] for image in subset.images]
             findings += _missing(subset, told)
             if trigger and not subset.subset.is_reg:
                 findings += _without_trigger(subset, told, trigger)

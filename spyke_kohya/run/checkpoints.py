@@ -49,4 +49,4 @@ def is_whole(file: Path) -> bool:
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return file.stat().st_size == 8 + header_bytes + max(ends, default=0)
+    return bool(file.stat().st_size == 8 + header_bytes + max(ends, default=0))
