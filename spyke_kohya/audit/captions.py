@@ -54,9 +54,10 @@ def _without_trigger(scanned: ScannedSubset, captions: Sequence[Caption], trigge
     if not without:
         return []
     message = f"{len(without)} of {len(captions)} captions do not start with the trigger {trigger!r}"
-    remedy = f"put it first, followed by {subset.caption_separator!r}, in {PurePath(without[0].file or without[0].image).name}"
+    first = PurePath(without[0].file or without[0].image).name
     more = f" and {len(without) - 1} more" if len(without) > 1 else ""
-    return [error("captions.trigger-missing", scanned.folder, message, remedy + more)]
+    remedy = f"put it first, followed by {subset.caption_separator!r}, in {first}{more}"
+    return [error("captions.trigger-missing", scanned.folder, message, remedy)]
 
 
 def _as_trained(caption: Caption, prefix: str | None) -> str:

@@ -16,10 +16,7 @@ from spyke_kohya.rank.logs import read_losses
 from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate, Ranking
-
-RUNS_DIR = "runs"
-RUN_FILE = "run.json"
-LOSSES_FILE = "losses.csv"
+from spyke_kohya.run.rundir import RunDirectory, runs_under
 
 
 @dataclass(frozen=True)
@@ -75,26 +72,26 @@ def rank_directory(
 
 
 def _run_and_output(directory: Path, name: str | None, *, search: bool) -> tuple[Path | None, Path]:
-    if (directory / RUN_FILE).is_file():
-        return directory, directory.resolve().parent.parent
+    if RunDirectory(directory).record.is_file():
+        return directory, RunDirectory(directory.resolve()).output_dir
     return (_newest_run(directory, name) if search else None), directory
 
 
 def _newest_run(directory: Path, name: str | None) -> Path | None:
-    """The newest run with losses; a run's name begins with its time."""
-    runs = sorted((directory / RUNS_DIR).glob(f"*/{LOSSES_FILE}"), key=lambda path: path.parent.name, reverse=True)
-    with_losses = (path.parent for path in runs if _has_rows(path))
+    with_losses = (run.path for run in runs_under(directory) if _has_rows(run.losses))
     return next((run for run in with_losses if name in (None, _facts_of_run(run).output_name)), None)
 
 
 def _has_rows(path: Path) -> bool:
+    if not path.is_file():
+        return False
     with path.open(encoding="utf-8", errors="replace") as lines:
         data = (line for line in lines if line.strip() and not line.startswith("#"))
         return next(data, None) is not None and next(data, None) is not None
 
 
 def _facts_of_run(run_dir: Path | None) -> Facts:
-    path = run_dir / RUN_FILE if run_dir else None
+    path = RunDirectory(run_dir).record if run_dir else None
     if path is None or not path.is_file():
         return Facts()
     try:
@@ -109,8 +106,8 @@ def _facts_of_run(run_dir: Path | None) -> Facts:
 
 
 def _losses_of(run_dir: Path | None, directory: Path) -> Path:
-    if run_dir and (run_dir / LOSSES_FILE).is_file() and _has_rows(run_dir / LOSSES_FILE):
-        return run_dir / LOSSES_FILE
+    if run_dir and _has_rows(RunDirectory(run_dir).losses):
+        return RunDirectory(run_dir).losses
     raise NothingToRank(
         "no losses on record here",
         where=str(run_dir or directory),
