@@ -63,6 +63,13 @@ class EngineProcess:
         """The leader's process id, which is the group's too."""
         return self._popen.pid
 
+    def __enter__(self) -> EngineProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever happened to the wrapper, no trainer is left behind."""
+        self._signal_group(signal.SIGKILL)
+
     def read(self, timeout_s: float) -> bytes | None:
         """The next bytes; None when there were none in time; ``b""`` at the end of the output.
 

@@ -73,7 +73,7 @@ def train(launch: Launch, *, inherited: Mapping[str, str], listen: Listener, now
             record.end(now(), {"status": "failed", "reason": str(fault)})
             raise
         record.started(process.pid)
-        with run.console.open("wb", buffering=0) as log:
+        with process, run.console.open("wb", buffering=0) as log:
             ended = _Supervision(launch, process, log, record, listen, stop).run_to_end()
     outcome = _judge(launch, run, ended)
     record.end(now(), outcome.to_dict())

@@ -16,7 +16,7 @@ import toml
 from PIL import Image, ImageDraw
 
 PROJECT = Path(__file__).resolve().parents[2]
-# an accelerate config that trains on the CPU with torchrun, and has a key that crashes the launcher: it must not be read
+# trains on the CPU with torchrun, and has a key that crashes the launcher: it must not be read
 HOSTILE_ACCELERATE_CONFIG = "use_mps_device: true\ndistributed_type: MULTI_GPU\nnum_processes: 2\nuse_cpu: true\n"
 
 
