@@ -249,7 +249,9 @@ def _tell_outcome(launch: Launch, outcome: Outcome, *, smoke: bool) -> None:
         raise Interrupted(f"{outcome.reason} after {steps}; what was saved is kept", where=str(launch.run.path))
     if outcome.status == "failed":
         remedy = f"see {launch.run.console}: the engine's whole console"
-        raise TrainingFailed(f"training failed after {steps}: {outcome.reason}", where=str(launch.run.path), remedy=remedy)
+        raise TrainingFailed(
+            f"training failed after {steps}: {outcome.reason}", where=str(launch.run.path), remedy=remedy
+        )
     _say(f"finished: {steps}, {len(outcome.checkpoints)} checkpoints, all whole")
     if smoke:
         _say("smoke run: everything works; its files are removed")
