@@ -52,7 +52,7 @@ test: $(DEV_READY) ## the whole test suite
 contract: $(DEV_READY) ## the contract suite on the real sd-scripts too (about 15 minutes, 5 GB of disk)
 	@$(BIN)/python -m pytest tests/contract --require-engine -v $(ARGS)
 
-bench: $(DEV_READY) ## how fast the wrapper itself is
+bench: $(DEV_READY) demo-inputs ## how fast the wrapper itself is
 	@$(BIN)/python scripts/bench.py $(ARGS)
 
 clean: ## remove .venv and caches; what you trained stays

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import traceback
@@ -17,7 +18,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from spyke_kohya import __version__
-from spyke_kohya.errors import DatasetError, EngineError, Interrupted, PresetError, SpykeError
+from spyke_kohya.errors import (
+    DatasetError,
+    EngineError,
+    Interrupted,
+    PresetError,
+    SpykeError,
+    TrainingFailed,
+    UsageError,
+)
 from spyke_kohya.findings import Finding, errors_in
 from spyke_kohya.report.findings import count_text, fault_text, findings_text
 
@@ -25,12 +34,14 @@ if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
     from spyke_kohya.engine.release import Engine
     from spyke_kohya.presets.loading import Loaded
+    from spyke_kohya.rank.judge import RankResult
     from spyke_kohya.run.launch import Launch
     from spyke_kohya.run.train import Outcome
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _ROOT = click.option("--root", type=_DIRECTORY, default=Path(), help="Where relative paths start.  [default: here]")
 _ENGINE = click.option("--engine", type=_DIRECTORY, help="A directory with sd-scripts' train_network.py.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
@@ -162,7 +173,39 @@ def train(
             _print_json(outcome.to_dict())
         _tell_outcome(launch, outcome, smoke=smoke)
         if not (smoke or as_json):
-            _show_ranking(launch.run.under(launch.root).path, None)
+            _show_ranking(_rank_run(launch), None)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
+@click.option("--losses", type=_FILE, help="Losses from this CSV or console log, not from a run's record.")
+@click.option("--window", type=click.IntRange(min=1), help="Batches in an epoch, where nothing says it.")
+@click.option("--name", help="The output_name to rank, where a directory holds several.")
+@click.option("--every", type=click.IntRange(min=1), help="Rank only steps that are multiples of this, and the last.")
+@click.option("--png", type=_FILE, help="Where to write the picture.  [default: ranking.png beside the losses]")
+@_JSON
+def rank(
+    directory: Path,
+    losses: Path | None,
+    window: int | None,
+    name: str | None,
+    every: int | None,
+    png: Path | None,
+    as_json: bool,
+) -> None:
+    """Rank checkpoints by the minimum of the loss curve, with the uncertainty said.
+
+    DIR is an output directory or a run directory.
+    """
+    from spyke_kohya.rank.judge import rank_directory
+
+    result = rank_directory(directory, losses=losses, window=window, name=name, every=every)
+    if as_json:
+        _print_json(result.to_dict())
+        if png:
+            _write_png(result, png)
+    else:
+        _show_ranking(result, png)
 
 
 @cli.command()
@@ -255,6 +298,33 @@ def _tell_outcome(launch: Launch, outcome: Outcome, *, smoke: bool) -> None:
     _say(f"finished: {steps}, {len(outcome.checkpoints)} checkpoints, all whole")
     if smoke:
         _say("smoke run: everything works; its files are removed")
+
+
+def _rank_run(launch: Launch) -> RankResult:
+    from spyke_kohya.rank.judge import rank_directory
+
+    return rank_directory(launch.run.under(launch.root).path)
+
+
+def _show_ranking(result: RankResult, png: Path | None) -> None:
+    from spyke_kohya.report.text import loss_chart, ranking_table
+
+    width = min(shutil.get_terminal_size((80, 24)).columns, 100)
+    click.echo(loss_chart(result.curve, result.ranking, width))
+    click.echo(ranking_table(result.ranking, width, result.title))
+    picture = png or (result.run_dir or result.directory) / "ranking.png"
+    _write_png(result, picture)
+    click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
+
+
+def _write_png(result: RankResult, picture: Path) -> None:
+    from spyke_kohya.report.picture import write_ranking_png
+
+    try:
+        write_ranking_png(picture, result.curve, result.ranking, result.title)
+    except OSError as fault:
+        message = f"the picture can't be written: {fault.strerror}"
+        raise UsageError(message, where=str(picture), remedy="name another place with --png FILE") from fault
 
 
 def _smoke_settings(scratch: Path) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 import sys
@@ -234,7 +235,7 @@ def _disk(patient: Patient) -> Check:
 
 
 def _sleep(patient: Patient) -> Check:
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return Check("sleep", "ok", "not a Mac: nothing to look at")
     settings = ask(["pmset", "-g"], env=patient.environment, cwd=patient.root, timeout_s=10.0).stdout.decode(
         errors="replace"

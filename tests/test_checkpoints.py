@@ -1,67 +1,89 @@
-"""Which checkpoints a run really left: whole, and its own."""
+"""Checkpoints found on a real disk: small real safetensors files, and files that only look like some."""
+
+from __future__ import annotations
 
 import json
-import os
-import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from spyke_kohya.run.checkpoints import SavedCheckpoint, check_checkpoints, is_whole
+from spyke_kohya.errors import UsageError
+from spyke_kohya.rank.checkpoints import find_checkpoints, merged_facts, place
+from spyke_kohya.rank.facts import Facts, facts_from_metadata, facts_from_run
 
 
-def checkpoint(path: Path, *, at: float = 1000.0) -> Path:
-    save_file({"a": np.ones((4, 2), np.float32), "b": np.ones(3, np.float16)}, path, {"ss_seed": "42"})
-    os.utime(path, (at, at))
-    return path
+def save(path, **metadata):
+    weights = {"lora_unet_a.lora_down.weight": np.zeros((1, 4), dtype=np.float32)}
+    save_file(weights, path, metadata={key: str(value) for key, value in metadata.items()} or None)
 
 
-def test_files_of_this_run_are_told_from_what_is_missing_old_or_cut(tmp_path):
-    names = ("whole", "missing", "old", "cut")
-    whole, missing, old, cut = ((step, tmp_path / f"{name}.safetensors") for step, name in enumerate(names, 1))
-    checkpoint(whole[1])
-    checkpoint(old[1], at=900.0)
-    cut[1].write_bytes(checkpoint(cut[1]).read_bytes()[:-1])
-    saved, lacking = check_checkpoints([whole, missing, old, cut], newer_than=999.5)
-    assert saved == [SavedCheckpoint(1, "whole.safetensors", whole[1].stat().st_size)]
-    assert lacking == [missing[1], old[1], cut[1]]
+def test_the_step_is_the_one_in_the_metadata(tmp_path):
+    save(tmp_path / "spyke-000002.safetensors", ss_steps=920, ss_epoch=2, ss_output_name="spyke")
+    save(tmp_path / "spyke-step00000200.safetensors", ss_steps=200, ss_epoch=0)
+    save(tmp_path / "spyke.safetensors", ss_steps=1840)
+    found = find_checkpoints(tmp_path)
+    assert [(one.step, one.kind) for one in found] == [(200, "step"), (920, "epoch"), (1840, "final")]
 
 
-def test_a_whole_file_with_and_without_tensors(tmp_path):
-    assert is_whole(checkpoint(tmp_path / "a.safetensors"))
-    save_file({}, tmp_path / "b.safetensors", {"only": "metadata"})
-    assert is_whole(tmp_path / "b.safetensors")
+def test_without_metadata_the_name_gives_the_step_and_the_training_the_rest(tmp_path):
+    for name in ("spyke-step00000200", "spyke-000002", "spyke"):
+        save(tmp_path / f"{name}.safetensors")
+    found = find_checkpoints(tmp_path)
+    assert [one.step for one in found] == [200, None, None]
+    assert [one.step for one in place(found, 460, 1840)] == [200, 920, 1840]
+    unplaced = place(found, None, None)
+    assert [one.readable for one in unplaced] == [True, False, False]
+    assert "its step is not known" in unplaced[1].problem
 
 
-def test_no_cut_of_a_file_is_whole(tmp_path):
-    data = checkpoint(tmp_path / "a.safetensors").read_bytes()
-    part = tmp_path / "part.safetensors"
-    for length in range(len(data)):
-        part.write_bytes(data[:length])
-        assert not is_whole(part), length
-    part.write_bytes(data + b"x")
-    assert not is_whole(part)
+def test_an_output_name_that_ends_like_an_epoch_is_told_from_one_by_its_metadata(tmp_path):
+    save(tmp_path / "spyke-000002.safetensors", ss_steps=100, ss_output_name="spyke-000002")
+    assert [(one.output_name, one.kind) for one in find_checkpoints(tmp_path)] == [("spyke-000002", "final")]
 
 
-def test_a_directory_is_no_checkpoint(tmp_path):
-    assert not is_whole(tmp_path)
+def test_files_that_cannot_be_read_are_named_with_their_reason(tmp_path):
+    save(tmp_path / "spyke.safetensors", ss_steps=4)
+    whole = (tmp_path / "spyke.safetensors").read_bytes()
+    (tmp_path / "spyke-step00000001.safetensors").write_bytes(whole[:-3])
+    (tmp_path / "spyke-step00000002.safetensors").write_bytes(b"")
+    (tmp_path / "spyke-step00000003.safetensors").write_text("<html>not found</html>")
+    (tmp_path / "spyke-step00000004.safetensors").mkdir()
+    found = find_checkpoints(tmp_path)
+    assert [one.file.name for one in found if one.readable] == ["spyke.safetensors"]
+    assert all("not a readable safetensors file" in one.problem for one in found if not one.readable)
+    assert len(found) == 5
 
 
-@pytest.mark.parametrize("header", [[], 5, {"a": 1}, {"a": {"data_offsets": []}}, {"a": {"data_offsets": "xy"}}])
-def test_a_header_of_something_else_is_not_whole(tmp_path, header):
-    text = json.dumps(header).encode()
-    file = tmp_path / "x.safetensors"
-    file.write_bytes(struct.pack("<Q", len(text)) + text)
-    assert not is_whole(file)
+def test_two_trainings_in_one_directory_have_to_be_told_apart(tmp_path):
+    save(tmp_path / "one.safetensors", ss_steps=4)
+    save(tmp_path / "two-step00000002.safetensors", ss_steps=2)
+    with pytest.raises(UsageError, match="checkpoints of 2 trainings here: one, two") as refused:
+        find_checkpoints(tmp_path)
+    assert "--name one" in refused.value.remedy
+    assert [one.step for one in find_checkpoints(tmp_path, "two")] == [2]
+    assert find_checkpoints(tmp_path, "three") == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-@given(st.binary(max_size=64))
-def test_no_bytes_raise(tmp_path, data):
-    file = tmp_path / "x.safetensors"
-    file.write_bytes(struct.pack("<Q", len(data)) + data)
-    assert is_whole(file) in (True, False)
+def test_the_metadata_tell_how_the_losses_are_to_be_read(tmp_path):
+    datasets = json.dumps([{"batch_size_per_device": 4}, {"batch_size_per_device": 2}])
+    save(tmp_path / "a-step00000002.safetensors", ss_steps=2, ss_num_batches_per_epoch=12, ss_min_snr_gamma="5.0")
+    save(tmp_path / "a.safetensors", ss_steps=4, ss_gradient_accumulation_steps=2, ss_datasets=datasets)
+    assert merged_facts(find_checkpoints(tmp_path)) == Facts(None, 12, 2, 2, 5.0)
+
+
+@pytest.mark.parametrize("datasets", ["None", "[", "{}", "[1]", '[{"batch_size_per_device": "many"}]'])
+def test_odd_metadata_read_as_unknown(datasets):
+    odd = {"ss_datasets": datasets, "ss_num_batches_per_epoch": "0", "ss_min_snr_gamma": "None"}
+    assert facts_from_metadata(odd) == Facts()
+
+
+def test_a_run_s_record_may_hold_anything_or_nothing():
+    assert facts_from_run({}) == Facts()
+    assert facts_from_run({"plan": None, "settings": [], "output_name": 3}) == Facts()
+    record = {
+        "output_name": "spyke",
+        "plan": {"batches_per_epoch": 460, "gradient_accumulation_steps": 1},
+        "settings": {"train_batch_size": 1, "min_snr_gamma": None},
+    }
+    assert facts_from_run(record) == Facts("spyke", 460, 1, 1, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from spyke_kohya.findings import Finding, error, warning
@@ -15,17 +15,18 @@ _STOPS = {
 }
 
 
-def check_captions(scan: Scan, captions: Mapping[str, Caption], trigger: str | None) -> list[Finding]:
-    """Findings on the captions of every subset; ``captions`` are by image path, as ``read_captions`` gives them."""
+def check_captions(scan: Scan, captions: Iterable[Caption], trigger: str | None) -> list[Finding]:
+    """Findings on the captions of every subset, as ``read_captions`` gives them. The trigger must be the first tag."""
+    by_image = {caption.image: caption for caption in captions}
     findings = [
         error(code, caption.file, message, remedy)
-        for caption in captions.values()
+        for caption in by_image.values()
         if caption.problem in _STOPS
         for code, message, remedy in [_STOPS[caption.problem]]
     ]
     for dataset in scan.datasets:
         for subset in dataset.subsets:
-            told = [captions[image.path] for image in subset.images if image.path in captions]
+            told = [by_image[image.path] for image in subset.images]
             findings += _missing(subset, told)
             if trigger and not subset.subset.is_reg:
                 findings += _without_trigger(subset, told, trigger)
@@ -53,9 +54,10 @@ def _without_trigger(scanned: ScannedSubset, captions: Sequence[Caption], trigge
     if not without:
         return []
     message = f"{len(without)} of {len(captions)} captions do not start with the trigger {trigger!r}"
-    remedy = f"put it first, followed by {subset.caption_separator!r}, in {PurePath(without[0].file or without[0].image).name}"
+    first = PurePath(without[0].file or without[0].image).name
     more = f" and {len(without) - 1} more" if len(without) > 1 else ""
-    return [error("captions.trigger-missing", scanned.folder, message, remedy + more)]
+    remedy = f"put it first, followed by {subset.caption_separator!r}, in {first}{more}"
+    return [error("captions.trigger-missing", scanned.folder, message, remedy)]
 
 
 def _as_trained(caption: Caption, prefix: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The double-repeat guard: a folder's prefix ``N_`` means nothing beside a dataset preset, and people believe it does."""
+"""The double-repeat guard: a folder's prefix ``N_`` means nothing beside a dataset preset, and people think it does."""
 
 from __future__ import annotations
 

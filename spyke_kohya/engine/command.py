@@ -18,8 +18,8 @@ from spyke_kohya.engine.targets import TARGET_ENVIRONMENT, Target
 # Off a terminal rich wraps the log at 80 columns, in the middle of paths, and stdout is block-buffered.
 COMMON_ENVIRONMENT: Mapping[str, str] = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "COLUMNS": "250"}
 
-# ACCELERATE_* overrides options, TQDM_* changes the bar that is read, and a rank, MPI's too (accelerate 1.6.0 state.py:778),
-# makes a multi-process run of it.
+# ACCELERATE_* overrides options, TQDM_* changes the bar that is read, and a rank makes a multi-process run of it, MPI's
+# too (accelerate 1.6.0 state.py:778).
 DROPPED_PREFIXES = ("ACCELERATE_", "TQDM_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "MPI_LOCAL")
 DROPPED_NAMES = frozenset(
     ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from spyke_kohya.plan import DatasetPlan, Plan, explain
+from spyke_kohya.counting import DatasetPlan
+from spyke_kohya.plan import Plan, explain
 
 _MANY = 16
 

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import toml
+
 from spyke_kohya.engine.command import LaunchFiles, LockedCommand, accelerate_config, expand_home, lock_command
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.engine.targets import Target
@@ -65,7 +67,17 @@ def prepare_launch(
     )
     files = {
         run.accelerate_config.name: accelerate_config(preset.launch.target),
-        run.dataset_config.name: loaded.dataset_text,
+        run.dataset_config.name: _dataset_text(loaded),
         run.command.name: command.as_shell(),
     }
     return Launch(loaded, plan, engine, preset.launch.target, run, command, files, root)
+
+
+def _dataset_text(loaded: Loaded) -> str:
+    """The dataset preset as it is; with ``~`` written out where it has one, since sd-scripts does not expand it."""
+    document = toml.loads(loaded.dataset_text)
+    subsets = [subset for dataset in document.get("datasets", []) for subset in dataset.get("subsets", [])]
+    tilde = [subset for subset in subsets if subset["image_dir"].startswith("~")]
+    for subset in tilde:
+        subset["image_dir"] = str(Path(subset["image_dir"]).expanduser())
+    return toml.dumps(document) if tilde else loaded.dataset_text

@@ -101,3 +101,8 @@ class RunDirectory:
     def append_event(self, event: Mapping[str, Any]) -> None:
         with self.events.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+
+def runs_under(output_dir: Path) -> list[RunDirectory]:
+    """The runs recorded under an output directory, newest first: a run's name begins with its time."""
+    return [RunDirectory(path) for path in sorted((output_dir / RUNS).glob("*/"), reverse=True)]

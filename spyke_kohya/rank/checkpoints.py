@@ -1,0 +1,108 @@
+"""The checkpoints of a training, found in its output directory and read no further than their headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
+
+from spyke_kohya.engine.filenames import CheckpointKind, FileName, parse_file_name
+from spyke_kohya.errors import UsageError
+from spyke_kohya.rank.facts import Facts, facts_from_metadata, steps_in
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved network file. ``step`` is None while unknown; ``problem`` says why it can't be used, or is empty."""
+
+    file: Path
+    output_name: str
+    kind: CheckpointKind
+    step: int | None
+    problem: str = ""
+    facts: Facts = field(default_factory=Facts)
+
+    @property
+    def readable(self) -> bool:
+        return not self.problem
+
+
+def find_checkpoints(directory: Path, name: str | None = None) -> list[Checkpoint]:
+    """All checkpoints in ``directory`` with one output name, by step; unreadable ones are there, with their problem.
+
+    Raises UsageError when the directory holds several output names and ``name`` doesn't choose one of them.
+    """
+    found = _read_all(directory)
+    names = _names(found)
+    if name is None and len(names) > 1:
+        raise UsageError(
+            f"checkpoints of {len(names)} trainings here: {', '.join(names)}",
+            where=str(directory),
+            remedy="choose one with --name, e.g. --name " + names[0],
+        )
+    chosen = [checkpoint for checkpoint in found if name in (None, checkpoint.output_name)]
+    return sorted(chosen, key=lambda one: (one.step is None, one.step or 0, one.file.name))
+
+
+def output_names(directory: Path) -> list[str]:
+    """The output names of the trainings that left checkpoints in ``directory``."""
+    return _names(_read_all(directory))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """One checkpoint, from its header alone: no tensor is read."""
+    parsed = parse_file_name(path.name) or FileName(path.stem, "final", None)
+    try:
+        with safe_open(path, framework="numpy") as opened:  # type: ignore[no-untyped-call, attr-defined]
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as problem:
+        reason = f"not a readable safetensors file: {problem}"
+        return Checkpoint(path, parsed.output_name, parsed.kind, _step_in_name(parsed), reason)
+    named = _named(path, parsed, metadata)
+    step = steps_in(metadata) or _step_in_name(named)
+    return Checkpoint(path, named.output_name, named.kind, step, facts=facts_from_metadata(metadata))
+
+
+def merged_facts(checkpoints: Iterable[Checkpoint]) -> Facts:
+    """What the checkpoints' metadata say about their training, the latest first."""
+    facts = Facts()
+    for checkpoint in sorted(checkpoints, key=lambda one: one.step or 0, reverse=True):
+        facts = facts.or_else(checkpoint.facts)
+    return facts
+
+
+def _read_all(directory: Path) -> list[Checkpoint]:
+    return [read_checkpoint(path) for path in sorted(directory.glob("*.safetensors"))]
+
+
+def _names(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    return sorted({checkpoint.output_name for checkpoint in checkpoints})
+
+
+def place(checkpoints: Iterable[Checkpoint], steps_per_epoch: int | None, last_step: int | None) -> list[Checkpoint]:
+    """The checkpoints with a step where only the name's epoch, or being the final one, tells (``--no_metadata``)."""
+    return [_placed(one, steps_per_epoch, last_step) for one in checkpoints]
+
+
+def _placed(checkpoint: Checkpoint, steps_per_epoch: int | None, last_step: int | None) -> Checkpoint:
+    if checkpoint.step is not None or not checkpoint.readable:
+        return checkpoint
+    parsed = parse_file_name(checkpoint.file.name)
+    if checkpoint.kind == "final" and last_step is not None:
+        return replace(checkpoint, step=last_step)
+    if parsed and parsed.kind == "epoch" and parsed.number and steps_per_epoch is not None:
+        return replace(checkpoint, step=parsed.number * steps_per_epoch)
+    return replace(checkpoint, problem="its step is not known: it has no ss_steps in its metadata")
+
+
+def _named(path: Path, parsed: FileName, metadata: Mapping[str, str]) -> FileName:
+    """The name as its metadata explain it: an output name may itself end like an epoch's file."""
+    if metadata.get("ss_output_name") == path.stem:
+        return FileName(path.stem, "final", None)
+    return parsed
+
+
+def _step_in_name(named: FileName) -> int | None:
+    return named.number if named.kind == "step" else None

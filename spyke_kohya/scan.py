@@ -1,0 +1,241 @@
+"""What is on the disk: the images of every subset, their sizes and captions. The one reader of the dataset.
+
+Nothing here judges; a file that can't be read is recorded with the reason.
+"""
+
+# Paths are strings here, for sd-scripts knows an image by that: "a/x.png" and "./a/x.png" are two images to it.
+# ruff: noqa: PTH110, PTH111, PTH112, PTH113, PTH118, PTH122
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import imagesize
+
+from spyke_kohya.engine.batching import Size
+from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset
+
+# sd-scripts v0.10.1 train_util.py:104; avif and jxl only with plugins that aren't among its requirements
+_EXTENSIONS = tuple(form for name in ("png", "jpg", "jpeg", "webp", "bmp") for form in (f".{name}", f".{name.upper()}"))
+_LATENTS_SUFFIX = "_sd.npz"
+_INFO_CACHE = "metadata_cache.json"
+# What imagesize and Pillow raise on a file that isn't the image its head promises
+_BROKEN = (OSError, ValueError, struct.error, IndexError, OverflowError, NameError, SyntaxError, TypeError)
+
+CaptionProblem: TypeAlias = Literal["", "missing", "empty", "not-utf8", "unreadable"]
+
+
+@dataclass(frozen=True)
+class ScannedImage:
+    """One image. ``size`` is in pixels from the file's header, EXIF orientation not applied; None with a ``problem``.
+
+    ``cached_size`` is the size in the name of its cached latents, which sd-scripts believes instead.
+    """
+
+    path: str
+    size: Size | None
+    problem: str = ""
+    cached_size: Size | None = None
+
+    @property
+    def trained_size(self) -> Size | None:
+        """The size that sd-scripts makes its buckets from (sd-scripts v0.10.1 train_util.py:2002)."""
+        return self.cached_size or self.size
+
+
+@dataclass(frozen=True)
+class ScannedSubset:
+    """The images of a subset in sd-scripts' order; ``problem`` where ``folder`` isn't one.
+
+    ``has_info_cache``: the folder holds a metadata_cache.json, which sd-scripts believes if ``cache_info`` is set.
+    """
+
+    subset: ResolvedSubset
+    folder: str
+    images: tuple[ScannedImage, ...]
+    problem: str = ""
+    has_info_cache: bool = False
+
+
+@dataclass(frozen=True)
+class ScannedDataset:
+    """A dataset and its subsets' images."""
+
+    dataset: ResolvedDataset
+    subsets: tuple[ScannedSubset, ...]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All that is on the disk for a run."""
+
+    datasets: tuple[ScannedDataset, ...]
+
+    def images(self) -> Iterator[tuple[ScannedSubset, ScannedImage]]:
+        """Every image with its subset."""
+        for dataset in self.datasets:
+            for subset in dataset.subsets:
+                for image in subset.images:
+                    yield subset, image
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The caption of an image as sd-scripts reads it, before it adds, shuffles or drops anything.
+
+    ``file`` is empty where there is none; then ``text`` is the subset's class_tokens, or empty with the problem
+    ``missing``. sd-scripts stops at the other problems.
+    """
+
+    image: str
+    file: str
+    text: str
+    problem: CaptionProblem = ""
+
+
+def scan(datasets: Iterable[ResolvedDataset], root: Path) -> Scan:
+    """Read every subset's folder; relative ones are under ``root`` and ``~`` is the home directory. Never raises."""
+    listed: dict[str, _Folder] = {}
+    return Scan(
+        tuple(
+            ScannedDataset(dataset, tuple(_scan_subset(subset, root, listed) for subset in dataset.subsets))
+            for dataset in datasets
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Folder:
+    images: tuple[ScannedImage, ...] = ()
+    problem: str = ""
+    has_info_cache: bool = False
+
+
+def _scan_subset(subset: ResolvedSubset, root: Path, listed: dict[str, _Folder]) -> ScannedSubset:
+    folder = folder_of(subset.image_dir, root)
+    if folder not in listed:
+        listed[folder] = _scan_folder(folder) if subset.image_dir else _Folder(problem="image_dir is empty")
+    found = listed[folder]
+    return ScannedSubset(subset, folder, found.images, found.problem, found.has_info_cache)
+
+
+def folder_of(image_dir: str, root: Path) -> str:
+    """The folder as sd-scripts spells it in the paths of its images: as written, less any slash at its end."""
+    return os.path.split(os.path.join(root, os.path.expanduser(image_dir), "*"))[0]
+
+
+def _scan_folder(folder: str) -> _Folder:
+    if not os.path.isdir(folder):
+        return _Folder(problem="it is a file" if os.path.exists(folder) else "there is no such folder")
+    try:
+        with os.scandir(folder) as entries:
+            found = {entry.name: entry for entry in entries}
+    except OSError as fault:  # glob takes such a folder for an empty one
+        return _Folder(problem=f"it can't be read: {fault.strerror}")
+    names = sorted(name for name in found if name.endswith(_EXTENSIONS) and not name.startswith("."))
+    latents = sorted(
+        (name for name in found if name.endswith(_LATENTS_SUFFIX) and not name.startswith(".")),
+        key=lambda name: name.rsplit("_", maxsplit=2)[0],
+    )
+    cached = cached_sizes(names, latents)
+    return _Folder(
+        tuple(_read_image(f"{folder}/{name}", found[name], cached.get(name)) for name in names),
+        has_info_cache=_INFO_CACHE in found,
+    )
+
+
+def cached_sizes(names: Iterable[str], latents: list[str]) -> dict[str, Size]:
+    """The sizes that sd-scripts takes from the names of cached latents, like ``x_0512x0768_sd.npz``, for sorted images.
+
+    It compares how names begin, so ``x`` can get the size of ``xy`` (sd-scripts v0.10.1 train_util.py:2002).
+    """
+    sizes: dict[str, Size] = {}
+    place = 0
+    for name in names:
+        stem = os.path.splitext(name)[0]
+        while place < len(latents) and latents[place][: len(stem)] < stem:
+            place += 1
+        if place < len(latents) and latents[place].startswith(stem):
+            width, _, height = latents[place].split("_")[-2].partition("x")
+            if width.isdecimal() and height.isdecimal():
+                sizes[name] = (int(width), int(height))
+    return sizes
+
+
+def _read_image(path: str, entry: os.DirEntry[str], cached_size: Size | None) -> ScannedImage:
+    try:
+        if not entry.is_file():
+            return ScannedImage(
+                path, None, "it is a folder" if entry.is_dir() else "it is no file, or a link to nowhere"
+            )
+        return ScannedImage(path, _size_of(path), cached_size=cached_size)
+    except _BROKEN as fault:
+        return ScannedImage(path, None, _reason(fault))
+
+
+def _size_of(path: str) -> Size:
+    """Width and height as sd-scripts reads them (sd-scripts v0.10.1 train_util.py:1478)."""
+    width, height = imagesize.get(path)
+    if width <= 0:
+        width, height = _size_by_pillow(path)
+    if not (isinstance(width, int) and isinstance(height, int) and height > 0):
+        raise ValueError(f"its size is {width}x{height}")
+    return width, height
+
+
+def _size_by_pillow(path: str) -> Size:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Image.DecompressionBombError as fault:
+        raise ValueError(str(fault)) from fault
+
+
+def _reason(fault: BaseException) -> str:
+    words = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+    return "it is not an image" if words.startswith("cannot identify image file") else words or type(fault).__name__
+
+
+def read_captions(found: Scan) -> tuple[Caption, ...]:
+    """The caption of every image, in the order of ``found.images()``. Never raises; a problem is in the caption."""
+    return tuple(_read_caption(image.path, subset.subset) for subset, image in found.images())
+
+
+def _read_caption(image: str, subset: ResolvedSubset) -> Caption:
+    """As sd-scripts looks for it and reads it (sd-scripts v0.10.1 train_util.py:1946)."""
+    for file in _caption_files(image, subset.caption_extension):
+        if os.path.isfile(file):
+            return _caption_in(file, image, subset)
+    if subset.class_tokens is None:
+        return Caption(image, "", "", "missing")
+    return Caption(image, "", subset.class_tokens)
+
+
+def _caption_files(image: str, extension: str) -> Iterator[str]:
+    """The file named as the image; else the one without the four numbers that a face detector appends."""
+    stem = os.path.splitext(image)[0]
+    yield stem + extension
+    words = stem.split("_")
+    if len(words) >= 5:
+        yield "_".join(words[:-4]) + extension
+
+
+def _caption_in(file: str, image: str, subset: ResolvedSubset) -> Caption:
+    try:
+        with open(file, encoding="utf-8") as opened:
+            lines = opened.readlines()
+    except UnicodeDecodeError:
+        return Caption(image, file, "", "not-utf8")
+    except OSError:
+        return Caption(image, file, "", "unreadable")
+    if not lines:
+        return Caption(image, file, "", "empty")
+    if subset.enable_wildcard:
+        return Caption(image, file, "\n".join(line.strip() for line in lines if line.strip()))
+    return Caption(image, file, lines[0].strip())
