@@ -30,7 +30,8 @@ _TOML_FAULTS = (ValueError, TypeError, IndexError, KeyError, AttributeError)
 class Loaded:
     """A preset as it was read. ``training`` and ``dataset`` are None where the file has faults, said in ``findings``.
 
-    ``dataset_path`` and ``dataset_text`` are the dataset preset's own, which a training preset names.
+    ``dataset_path``, ``dataset_text`` and ``dataset_document`` are the dataset preset's own, which a training preset
+    names.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Loaded:
     dataset: DatasetConfig | None = None
     dataset_path: Path | None = None
     dataset_text: str = ""
+    dataset_document: Document = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -81,6 +83,7 @@ def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
         dataset=config,
         dataset_path=file.path,
         dataset_text=_text_of(file, document),
+        dataset_document=document,
     )
 
 
@@ -139,6 +142,7 @@ def _load_training(name: str, file: _File, document: Document, root: Path) -> Lo
         dataset=config,
         dataset_path=dataset_file.path,
         dataset_text=dataset_file.text,
+        dataset_document=dataset_file.document or {},
     )
 
 

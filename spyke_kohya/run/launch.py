@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -74,10 +75,11 @@ def prepare_launch(
 
 
 def _dataset_text(loaded: Loaded) -> str:
-    """The dataset preset as it is; with ``~`` written out where it has one, since sd-scripts does not expand it."""
-    document = toml.loads(loaded.dataset_text)
+    """The dataset preset as it is; anew where it is JSON, or has a ``~``, which sd-scripts does not expand."""
+    document = deepcopy(loaded.dataset_document)
     subsets = [subset for dataset in document.get("datasets", []) for subset in dataset.get("subsets", [])]
     tilde = [subset for subset in subsets if subset["image_dir"].startswith("~")]
     for subset in tilde:
         subset["image_dir"] = str(Path(subset["image_dir"]).expanduser())
-    return toml.dumps(document) if tilde else loaded.dataset_text
+    is_toml = loaded.dataset_path is not None and loaded.dataset_path.suffix.lower() == ".toml"
+    return loaded.dataset_text if is_toml and not tilde else toml.dumps(document)

@@ -1,0 +1,35 @@
+"""What several test modules need: a tiny base and the demo pictures, made once a session by the scripts themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_script(name: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `scripts/NAME` to its end; its output is text, its exit status is the caller's to judge."""
+    command = [sys.executable, ROOT / "scripts" / name, *args]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion of random weights in a few megabytes, in diffusers' format."""
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    made = run_script("make_random_base.py", directory, "--size", "tiny")
+    assert made.returncode == 0, made.stderr
+    return directory
+
+
+@pytest.fixture(scope="session")
+def demo_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with `train/1_spyke_demo` and `reg/1_creature`: 12 and 8 pictures with captions."""
+    directory = tmp_path_factory.mktemp("dataset") / "demo"
+    made = run_script("make_demo_dataset.py", directory)
+    assert made.returncode == 0, made.stderr
+    return directory
