@@ -87,6 +87,6 @@ def _plan(
     loaded: Loaded, found: Scan, stated: Mapping[str, Any], num_processes: int
 ) -> tuple[Plan | None, list[Finding]]:
     plan, findings = make_plan(found, stated, num_processes=num_processes)
-    if loaded.kind == "dataset":  # how long to train is said elsewhere
+    if loaded.training is None:  # how long to train is said elsewhere, or can't be read
         findings = [finding for finding in findings if finding.code != "plan.steps-defaulted"]
-    return plan, findings
+    return (None if loaded.kind == "training" and loaded.training is None else plan), findings

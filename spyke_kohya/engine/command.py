@@ -129,22 +129,24 @@ def accelerate_config(target: Target) -> str:
 
 
 def expand_home(name: str, value: OptionValue) -> OptionValue:
-    """Expand ``~`` in the value of a path option: sd-scripts would take it for a directory named ``~``.
-
-    The home of a user that is unknown here stays as it is.
-    """
+    """Expand ``~`` in the value of a path option: sd-scripts would take it for a directory named ``~``."""
     if name not in PATH_OPTIONS:
         return value
     return [_expanded(item) for item in value] if isinstance(value, list) else _expanded(value)
 
 
-def _expanded(value: Scalar) -> Scalar:
-    if not (isinstance(value, str) and value.startswith("~")):
-        return value
+def expand_tilde(path: str) -> str:
+    """``path`` with ``~`` written out; the home of a user that is unknown here stays as it is."""
+    if not path.startswith("~"):
+        return path
     try:
-        return str(Path(value).expanduser())
+        return str(Path(path).expanduser())
     except RuntimeError:
-        return value
+        return path
+
+
+def _expanded(value: Scalar) -> Scalar:
+    return expand_tilde(value) if isinstance(value, str) else value
 
 
 def _interferes(name: str) -> bool:

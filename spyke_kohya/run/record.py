@@ -42,7 +42,7 @@ class RunRecord:
         }
         self._run.write_record(self._record)
 
-    def event(self, kind: str, **details: object) -> None:
+    def event(self, kind: str, /, **details: object) -> None:
         self._run.append_event({"at": datetime.now().isoformat(timespec="milliseconds"), "event": kind, **details})
 
     def console_event(self, event: Event) -> None:
