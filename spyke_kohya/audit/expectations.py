@@ -8,8 +8,8 @@ from spyke_kohya.presets.training import Expect
 
 
 def check_expectations(plan: Plan, expect: Expect, where: str) -> list[Finding]:
-    """``plan.unexpected-steps`` when the plan misses ``[expect] total_steps``."""
-    if meets(plan, expect) or expect.total_steps is None:
+    """``plan.unexpected-steps`` when the plan misses ``[expect] total_steps``; that it is empty is said elsewhere."""
+    if meets(plan, expect) or expect.total_steps is None or not plan.total_steps:
         return []
     message = f"expected {expect.total_steps} steps, sd-scripts will take {plan.total_steps}: {explain(plan)[0]}"
     remedy = "change the epochs, the repeats or the regularisation images; or set total_steps to what you now expect"

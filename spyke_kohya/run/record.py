@@ -42,8 +42,8 @@ class RunRecord:
         }
         self._run.write_record(self._record)
 
-    def event(self, kind: str, /, **details: object) -> None:
-        self._run.append_event({"at": datetime.now().isoformat(timespec="milliseconds"), "event": kind, **details})
+    def event(self, name: str, /, **details: object) -> None:
+        self._run.append_event({"at": datetime.now().isoformat(timespec="milliseconds"), "event": name, **details})
 
     def console_event(self, event: Event) -> None:
         self.event(type(event).__name__, **{name: _finite(value) for name, value in asdict(event).items()})
