@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -55,8 +56,11 @@ _SET = click.option(
 def main() -> NoReturn:
     """Run the command line; every ending has its exit code, and none is a traceback."""
     try:
-        cli.main(standalone_mode=False)
+        with cli.make_context("spyke-kohya", sys.argv[1:]) as context:  # cli.main would make a closed pipe an error
+            cli.invoke(context)
         sys.exit(0)
+    except click.exceptions.Exit as ending:
+        sys.exit(ending.exit_code)
     except click.ClickException as fault:
         fault.show()
         sys.exit(fault.exit_code)
@@ -389,7 +393,8 @@ def _say_findings(findings: Sequence[Finding]) -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    with suppress(BrokenPipeError):  # nobody listens
+        click.echo(text, err=True)
 
 
 if __name__ == "__main__":
