@@ -12,7 +12,6 @@ from spyke_kohya.engine.release import COMMIT, Engine
 from spyke_kohya.errors import EngineError
 from spyke_kohya.presets.loading import load
 
-
 FAKE_TORCH = """
 from types import SimpleNamespace
 __version__ = "2.14.1"
