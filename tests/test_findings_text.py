@@ -1,6 +1,6 @@
 """Findings and errors as people read them."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spyke_kohya.errors import PresetError
@@ -39,6 +39,7 @@ def test_an_error_is_what_where_and_remedy():
     assert fault_text(PresetError("it is off")) == "error: it is off"
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("abc -", min_size=1, max_size=20), max_size=40).map(" ".join))
 def test_no_message_of_words_is_wider_than_a_terminal(message):
     told = findings_text([error("a.b", "here", message, message)])
