@@ -241,7 +241,9 @@ class _Counting:
             self.note(warning("dataset.reg-unequal", place, message, remedy))
 
     def doubt_overshoot(self, dataset: ResolvedDataset, regularising: int, train: int) -> None:
-        message = f"an epoch has {regularising} regularisation images for {train} training images: num_repeats overshoots"
+        message = (
+            f"an epoch has {regularising} regularisation images for {train} training images: num_repeats overshoots"
+        )
         remedy = "set num_repeats = 1 for the regularisation images; sd-scripts repeats them as needed"
         self.note(warning("dataset.reg-overshoot", dataset.where, message, remedy))
 

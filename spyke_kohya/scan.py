@@ -127,9 +127,7 @@ def _scan_subset(subset: ResolvedSubset, root: Path, listed: dict[str, _Folder])
     if folder not in listed:
         listed[folder] = _scan_folder(folder) if subset.image_dir else _Folder(problem="image_dir is empty")
     found = listed[folder]
-    return ScannedSubset(
-        subset, folder, found.images, found.problem, found.has_info_cache, found.unseen, found.deeper
-    )
+    return ScannedSubset(subset, folder, found.images, found.problem, found.has_info_cache, found.unseen, found.deeper)
 
 
 def folder_of(image_dir: str, root: Path) -> str:

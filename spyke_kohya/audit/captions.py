@@ -177,7 +177,9 @@ def _tags_everywhere(scanned: ScannedSubset, captions: Sequence[Caption], trigge
     common = [tag for tag in everywhere if tag != trigger]
     if common:
         named = ", ".join(repr(tag) for tag in common[:5]) + ("" if len(common) <= 5 else ", ...")
-        message = f"{named} in each of {len(captions)} captions: nothing tells it from the trigger, so it is learnt as one"
+        message = (
+            f"{named} in each of {len(captions)} captions: nothing tells it from the trigger, so it is learnt as one"
+        )
         remedy = "leave it out of the captions where the trigger is to mean it"
         yield warning("captions.tag-everywhere", scanned.folder, message, remedy)
 

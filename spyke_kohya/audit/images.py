@@ -99,7 +99,9 @@ def _fit(image: ScannedImage, size: Size, bucket: Size, dataset: ResolvedDataset
 
 def _picture_findings(path: str, picture: Picture, subset: ResolvedSubset) -> Iterator[Finding]:
     if picture.problem:
-        message = f"it can't be decoded: {picture.problem}; sd-scripts stops when it comes to it, in the middle of a run"
+        message = (
+            f"it can't be decoded: {picture.problem}; sd-scripts stops when it comes to it, in the middle of a run"
+        )
         yield error("images.broken", path, message, "replace it, or remove it")
         return
     if picture.orientation not in (0, 1):
@@ -112,10 +114,14 @@ def _picture_findings(path: str, picture: Picture, subset: ResolvedSubset) -> It
         message = f"it has more than 8 bits a pixel (mode {picture.mode}): every level above 255 trains as white"
         yield error("images.sixteen-bit", path, message, "save it with 8 bits")
     if picture.mode in ("CMYK", "LAB", "YCCK"):
-        message = f"its colours are {picture.mode}, converted to RGB without its colour profile: they will look different"
+        message = (
+            f"its colours are {picture.mode}, converted to RGB without its colour profile: they will look different"
+        )
         yield warning("images.colours", path, message, "save it as sRGB")
     if picture.animated:
-        yield warning("images.animated", path, "it is animated, and trains as its first frame", "save the frame you mean")
+        yield warning(
+            "images.animated", path, "it is animated, and trains as its first frame", "save the frame you mean"
+        )
 
 
 def _colour(colour: tuple[int, int, int]) -> str:

@@ -83,9 +83,7 @@ def read_token_counter(directories: Iterable[Path]) -> TokenCounter:
     return TokenCounter()
 
 
-def tokenizer_directories(
-    cache_dir: Path | None, environment: Mapping[str, str], home: Path
-) -> Iterator[Path]:
+def tokenizer_directories(cache_dir: Path | None, environment: Mapping[str, str], home: Path) -> Iterator[Path]:
     """Where sd-scripts finds the tokenizer's files: under --tokenizer_cache_dir, else in the hub's cache."""
     if cache_dir:
         yield cache_dir / TOKENIZER.replace("/", "_")
