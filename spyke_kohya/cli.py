@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from click.shell_completion import CompletionItem, shell_complete
 
 from spyke_kohya import __version__
 from spyke_kohya.errors import (
@@ -42,19 +44,34 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_COMPLETE = "_SPYKE_KOHYA_COMPLETE"
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _ROOT = click.option("--root", type=_DIRECTORY, default=Path(), help="Where relative paths start.  [default: here]")
 _ENGINE = click.option("--engine", type=_DIRECTORY, help="A directory with sd-scripts' train_network.py.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
+_PICKLE = click.option("--allow-pickle", is_flag=True, help="Let the base model be a .ckpt or .pt, which can run code.")
 _STRICT = click.option("--strict", is_flag=True, help="Take warnings for errors.")
 _SET = click.option(
     "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Put a value over the preset's own; repeatable."
 )
 
 
+def _preset_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The presets there are, by bare name; and any file, for a preset may be named by its path."""
+    root = context.params.get("root") or Path()
+    names = sorted(file.stem for file in (root / "presets").glob("*.toml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
 def main() -> NoReturn:
     """Run the command line; every ending has its exit code, and none is a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text at all
+            stream.reconfigure(errors="backslashreplace")
+    if os.environ.get(_COMPLETE):
+        sys.exit(shell_complete(cli, {}, "spyke-kohya", _COMPLETE, os.environ[_COMPLETE]))
     try:
         with cli.make_context("spyke-kohya", sys.argv[1:]) as context:  # cli.main would make a closed pipe an error
             cli.invoke(context)
@@ -89,27 +106,56 @@ def cli() -> None:
 
 
 @cli.command(short_help="Everything wrong with presets, all at once.")
-@click.argument("presets", nargs=-1, required=True, metavar="PRESET...")
+@click.argument("presets", nargs=-1, metavar="PRESET...", shell_complete=_preset_names)
+@click.option("--quick", is_flag=True, help="Don't decode the images: their headers and captions only.")
+@click.option("--hash", "with_hash", is_flag=True, help="Tell the SHA-256 of the base model.")
+@click.option("-v", "--verbose", is_flag=True, help="Show how often each tag is in the captions.")
+@click.option("--explain", metavar="CODE", help="Why there is this finding, and where it was seen.")
+@_PICKLE
 @_SET
 @_ROOT
 @_STRICT
 @_JSON
-def validate(presets: Sequence[str], settings: Sequence[str], root: Path, strict: bool, as_json: bool) -> None:
-    """Everything wrong with dataset and training presets, all at once."""
-    examined = [_examine(name, root, settings) for name in presets]
+def validate(
+    presets: Sequence[str],
+    quick: bool,
+    with_hash: bool,
+    verbose: bool,
+    explain: str | None,
+    allow_pickle: bool,
+    settings: Sequence[str],
+    root: Path,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Everything wrong with dataset and training presets, all at once.
+
+    Every image is decoded once; what is unchanged is not decoded again.
+    """
+    if explain:
+        click.echo(_explanation(explain))
+        return
+    if not presets:
+        raise click.UsageError("Missing argument 'PRESET...'.")
+    examined = [_examine(name, root, settings, quick=quick, allow_pickle=allow_pickle) for name in presets]
+    hashes = [_base_hash(one, root) if with_hash else {} for one in examined]
     if as_json:
-        _print_json([one.to_dict() for one in examined])
+        _print_json([one.to_dict() | told for one, told in zip(examined, hashes, strict=True)])
     else:
-        for one in examined:
+        for one, told in zip(examined, hashes, strict=True):
             click.echo(f"{one.loaded.name}: {count_text(one.findings)}")
             if one.findings:
                 click.echo(findings_text(one.findings))
+            for name, digest in told.items():
+                click.echo(f"{name}: {digest}")
+            if verbose:
+                _show_tags(one)
     worst = [_exit_code(one.findings, strict) for one in examined]
     sys.exit(min((code for code in worst if code), default=0))
 
 
 @cli.command(short_help="Exactly what sd-scripts will do.")
-@click.argument("preset")
+@click.argument("preset", shell_complete=_preset_names)
 @click.option("--epochs", type=click.IntRange(min=1), help="For a dataset preset: how many epochs.")
 @click.option("--gradient-accumulation-steps", type=click.IntRange(min=1), help="For a dataset preset.")
 @click.option("--num-processes", type=click.IntRange(min=1), default=1, help="For a dataset preset.")
@@ -143,9 +189,10 @@ def plan(
 
 
 @cli.command(short_help="Run the locked command, watch it, rank its checkpoints.")
-@click.argument("preset")
+@click.argument("preset", shell_complete=_preset_names)
 @click.option("--dry-run", is_flag=True, help="Print the locked command and start nothing.")
 @click.option("--smoke", is_flag=True, help="Run 5 steps into a scratch directory.")
+@_PICKLE
 @_SET
 @_ENGINE
 @_ROOT
@@ -155,6 +202,7 @@ def train(
     preset: str,
     dry_run: bool,
     smoke: bool,
+    allow_pickle: bool,
     settings: Sequence[str],
     engine: Path | None,
     root: Path,
@@ -164,7 +212,7 @@ def train(
     """Run the locked accelerate launch train_network.py, watch it, record it, rank its checkpoints."""
     scratch = Path(tempfile.gettempdir()) / f"spyke-smoke-{os.getpid()}"
     smoke_settings = _smoke_settings(scratch) if smoke else ()
-    launch, findings = _prepare(preset, [*settings, *smoke_settings], engine, root.absolute())
+    launch, findings = _prepare(preset, [*settings, *smoke_settings], engine, root.absolute(), allow_pickle)
     _say_findings(findings)
     if dry_run:
         _print_json(launch.to_dict()) if as_json else click.echo(launch.command.as_shell(), nl=False)
@@ -214,8 +262,22 @@ def rank(
         _show_ranking(result, png)
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: commands, options and the names of presets.
+
+    For bash, put `eval "$(spyke-kohya completion bash)"` into ~/.bashrc.
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "spyke-kohya", _COMPLETE).source())
+
+
 @cli.command(short_help="Can this machine train at all?")
-@click.argument("preset", required=False)
+@click.argument("preset", required=False, shell_complete=_preset_names)
 @_ENGINE
 @_ROOT
 @_JSON
@@ -248,18 +310,79 @@ def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -
     sys.exit(EngineError.exit_code if any(check.status == "fault" for check in checks) else 0)
 
 
-def _examine(name: str, root: Path, settings: Sequence[str]) -> Examination:
-    from spyke_kohya.audit.examine import examine
+def _examine(
+    name: str, root: Path, settings: Sequence[str], *, quick: bool = False, allow_pickle: bool = False
+) -> Examination:
+    from functools import partial
+
+    from spyke_kohya.audit.examine import Means, examine
+    from spyke_kohya.audit.memory import physical_memory_bytes
+    from spyke_kohya.audit.picture_cache import PictureCache, cache_directory
     from spyke_kohya.presets.loading import load
+    from spyke_kohya.report.decoding import decoding_bar
 
-    return examine(load(name, root.absolute(), settings), root.absolute())
+    cache = PictureCache(cache_directory(os.environ, Path.home()))
+    with decoding_bar(is_terminal=sys.stderr.isatty()) as begin:
+        means = Means(
+            look=None if quick else partial(cache.look, begin=begin),
+            environment=os.environ,
+            home=Path.home(),
+            memory_bytes=physical_memory_bytes(),
+            allow_pickle=allow_pickle,
+        )
+        examined = examine(load(name, root.absolute(), settings), root.absolute(), means=means)
+    return _with_other_runs(examined, root.absolute())
 
 
-def _prepare(name: str, settings: Sequence[str], engine: Path | None, root: Path) -> tuple[Launch, list[Finding]]:
+def _with_other_runs(examined: Examination, root: Path) -> Examination:
+    from dataclasses import replace
+
+    from spyke_kohya.engine.command import expand_home
+    from spyke_kohya.presets.loading import shown_path
+    from spyke_kohya.run.in_use import check_in_use
+
+    training = examined.loaded.training
+    if training is None:
+        return examined
+    output_dir = root / str(expand_home("output_dir", training.options["output_dir"]))
+    more = check_in_use(output_dir, shown_path(examined.loaded.path, root))
+    return replace(examined, findings=(*examined.findings, *more))
+
+
+def _explanation(code: str) -> str:
+    from difflib import get_close_matches
+
+    from spyke_kohya.audit.catalogue import CATALOGUE, explanation
+
+    if code in CATALOGUE:
+        return explanation(code)
+    close = get_close_matches(code, CATALOGUE, n=1)
+    remedy = f"did you mean {close[0]}?" if close else "docs/findings.md lists them all"
+    raise UsageError(f"there is no finding `{code}`", remedy=remedy)
+
+
+def _base_hash(examined: Examination, root: Path) -> dict[str, str | None]:
+    from spyke_kohya.audit.base_model import base_path, file_hash
+
+    training = examined.loaded.training
+    return {"base_sha256": file_hash(base_path(training.effective_options, root.absolute()))} if training else {}
+
+
+def _show_tags(examined: Examination) -> None:
+    from spyke_kohya.audit.tags import tag_tables
+    from spyke_kohya.report.tags import tag_table_text
+
+    for table in tag_tables(examined.scan, examined.captions) if examined.scan else []:
+        click.echo(f"\n{tag_table_text(table)}")
+
+
+def _prepare(
+    name: str, settings: Sequence[str], engine: Path | None, root: Path, allow_pickle: bool
+) -> tuple[Launch, list[Finding]]:
     from spyke_kohya.audit.engine import check_engine
     from spyke_kohya.run.launch import prepare_launch
 
-    examined = _examine(name, root, settings)
+    examined = _examine(name, root, settings, allow_pickle=allow_pickle)
     if examined.loaded.training is None or examined.plan is None:
         _say_findings(examined.findings)
         raise _blocked(examined.findings, "there is nothing to start")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from spyke_kohya.audit.tags import tags_in_all, tags_of
@@ -26,7 +26,7 @@ class Rules:
     """What captions are held against. ``count`` and ``limit`` are in tokens of the text encoder."""
 
     trigger: str | None = None
-    counter: TokenCounter = TokenCounter()
+    counter: TokenCounter = field(default_factory=TokenCounter)
     limit: int = DEFAULT_LIMIT
 
 
@@ -72,7 +72,8 @@ def _missing(scanned: ScannedSubset, captions: Sequence[Caption]) -> Iterator[Fi
     missing = [caption for caption in without if caption.problem == "missing"]
     if not missing:
         return
-    message = f"{len(missing)} of {len(captions)} images have no {subset.caption_extension} caption and train without"
+    count = f"{len(missing)} of {len(captions)} images"
+    message = f"{count} have no {subset.caption_extension} caption and train with an empty one"
     looked_for = f"{PurePath(missing[0].image).stem}{subset.caption_extension}"
     if subset.is_reg:
         remedy = 'set class_tokens, for example "anime character"; or write captions'
@@ -143,7 +144,7 @@ def _without_trigger(scanned: ScannedSubset, captions: Sequence[Caption], trigge
 
 
 def _trigger_moves(subset: ResolvedSubset, trigger: str) -> Iterator[Finding]:
-    """Only the first keep_tokens tags stay when others are shuffled or dropped (sd-scripts v0.10.1 train_util.py:884)."""
+    """Only the first keep_tokens tags stay when the rest is shuffled (sd-scripts v0.10.1 train_util.py:879)."""
     if subset.keep_tokens > 0 or subset.keep_tokens_separator:
         return
     moves = "moved by shuffle_caption" if subset.shuffle_caption else ""
@@ -165,7 +166,7 @@ def _trigger_in_regularisation(scanned: ScannedSubset, captions: Sequence[Captio
         message = f"{len(with_it)} of {len(captions)} regularisation captions hold the trigger {trigger!r}"
         first = PurePath(with_it[0].file or with_it[0].image).name
         remedy = f"remove it, first in {first}: these images say what the model should know without it"
-        yield error("captions.trigger-in-regularisation", scanned.folder, message, remedy)
+        yield warning("captions.trigger-in-regularisation", scanned.folder, message, remedy)
 
 
 def _tags_everywhere(scanned: ScannedSubset, captions: Sequence[Caption], trigger: str | None) -> Iterator[Finding]:

@@ -129,7 +129,7 @@ def _colour(colour: tuple[int, int, int]) -> str:
 
 
 def _unseen(subset: ScannedSubset) -> Iterator[Finding]:
-    """sd-scripts globs its own endings, in lower or upper case, in this folder (sd-scripts v0.10.1 train_util.py:2847)."""
+    """sd-scripts lists its own endings, lower or upper case, in this folder (sd-scripts v0.10.1 train_util.py:2847)."""
     for name in subset.unseen:
         message = "sd-scripts does not take it: it reads .png .jpg .jpeg .webp .bmp, in lower or upper case"
         yield warning("images.not-taken", f"{subset.folder}/{name}", message, "convert it, or name it so; or remove it")

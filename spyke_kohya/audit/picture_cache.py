@@ -58,8 +58,9 @@ class PictureCache:
             if document.get("format") != _format():
                 return {}
             return {
-                name: ((entry[0], entry[1]), Picture(*entry[2:8], tuple(entry[8]), entry[9]))
+                name: ((size, changed), Picture(digest, problem, mode, turn, animated, clear, (red, green, blue), look))
                 for name, entry in document["pictures"].items()
+                for size, changed, digest, problem, mode, turn, animated, clear, (red, green, blue), look in [entry]
             }
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {}

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 TOKENIZER = "openai/clip-vit-large-patch14"
@@ -21,7 +22,7 @@ _END = "</w>"
 
 
 class TokenCounter:
-    """Counts as CLIP's byte-pair encoding does; without ``ranks`` each word counts as one token, the least it can be."""
+    """Counts as CLIP's byte-pair encoding does; without ``ranks`` each word counts as one token, the least there is."""
 
     def __init__(self, ranks: Mapping[tuple[str, str], int] | None = None) -> None:
         self._ranks = ranks
@@ -47,7 +48,7 @@ def _merged(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
     parts = [letters[byte] for byte in word.encode(errors="replace")]
     parts[-1] += _END
     while len(parts) > 1:
-        pair = min(zip(parts, parts[1:], strict=False), key=lambda two: ranks.get(two, len(ranks)))
+        pair = min(pairwise(parts), key=lambda two: ranks.get(two, len(ranks)))
         if pair not in ranks:
             break
         parts = list(_joined(parts, pair))
