@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
@@ -37,6 +38,7 @@ from spyke_kohya.report.findings import count_text, fault_text, findings_text
 if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
     from spyke_kohya.engine.release import Engine
+    from spyke_kohya.engine.targets import Target
     from spyke_kohya.presets.loading import Loaded
     from spyke_kohya.rank.judge import RankResult
     from spyke_kohya.run.launch import Launch
@@ -51,6 +53,14 @@ _ROOT = click.option("--root", type=_DIRECTORY, default=Path(), help="Where rela
 _ENGINE = click.option("--engine", type=_DIRECTORY, help="A directory with sd-scripts' train_network.py.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 _PICKLE = click.option("--allow-pickle", is_flag=True, help="Let the base model be a .ckpt or .pt, which can run code.")
+_TARGET = click.option(
+    "--target",
+    type=click.Choice(["mps", "cuda", "cpu"]),
+    default="mps" if sys.platform == "darwin" else "cuda",
+    show_default=True,
+    help="The device to train on.",
+)
+_PLAIN_NAME = re.compile(r"[\w-]+")
 _STRICT = click.option("--strict", is_flag=True, help="Take warnings for errors.")
 _SET = click.option(
     "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Put a value over the preset's own; repeatable."
@@ -260,6 +270,57 @@ def rank(
             _write_png(result, png)
     else:
         _show_ranking(result, png)
+
+
+@cli.command(short_help="Write presets for a folder of images.")
+@click.argument("name")
+@click.option("--images", required=True, help="The folder of training images, as it is to stand in the preset.")
+@click.option("--reg", help="A folder of regularisation images.")
+@click.option("--base", help="The base model.  [default: that of another preset]")
+@click.option("--trigger", help="The trigger word.  [default: the first tag of all captions, else NAME]")
+@_TARGET
+@_ROOT
+def new(
+    name: str, images: str, reg: str | None, base: str | None, trigger: str | None, target: Target, root: Path
+) -> None:
+    """Look at a folder of images and write a dataset and a training preset for it, with comments.
+
+    Each picture is seen 40 times in the whole training, as in the run of record, but all together 400 to 1000 times.
+    """
+    from spyke_kohya.new import Asked, base_of_others, new_presets
+    from spyke_kohya.presets.writing import write_new
+
+    if not _PLAIN_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} can't name a preset", remedy="use letters, digits, - and _")
+    base = base or base_of_others(root.absolute())
+    if base is None:
+        raise UsageError("no base model is named", remedy="say --base FILE")
+    files = new_presets(Asked(name, images, base, target, reg, trigger), root.absolute())
+    write_new(files)
+    click.echo("\n".join(str(path) for path in files))
+    _say(f"look at both, then: spyke-kohya plan {name}")
+
+
+@cli.command("import", short_help="Write a preset from another front end's settings.")
+@click.argument("file", type=click.File("rb"))
+@click.option("--name", help="The preset's name.  [default: its output_name]")
+@_TARGET
+@_ROOT
+def import_(file: BinaryIO, name: str | None, target: Target, root: Path) -> None:
+    """Read a kohya_ss GUI preset (JSON), an sd-scripts --config_file (TOML) or an accelerate launch command line.
+
+    FILE may be - for stdin. What could not be carried over is said on stderr, and in the preset.
+    """
+    from spyke_kohya.presets.importing import import_settings
+    from spyke_kohya.presets.writing import write_new
+
+    text = file.read().decode("utf-8-sig", errors="replace")
+    imported = import_settings(text, root.absolute(), name=name, target=target)
+    write_new(imported.files)
+    click.echo("\n".join(str(path) for path in imported.files))
+    for note in imported.notes:
+        _say(f"not carried over as it was: {note}")
+    _say(f"look at it, then: spyke-kohya validate {imported.name}")
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""JSON Schemas of both kinds of preset, made from the models and the option table, for editors to complete and check by.
+"""JSON Schemas of both kinds of preset, made from the models and the option table, for editors.
 
 They say what JSON Schema can: the models alone know, for example, that sd-scripts wants a decimal point.
 """
