@@ -112,13 +112,16 @@ def _dataset_text(asked: Asked, seen: Seen, repeats: int) -> str:
         if seen.side == _FULL_SIDE
         else "no larger than they are",
         "min_bucket_reso": "at most the resolution, or sd-scripts stops",
-        "is_reg": "what the model should still know; repeated until as many as the training pictures",
+    }
+    reg_comments = {
+        "is_reg": "what the model should still know",
+        "num_repeats": "repeated until they are as many as the training pictures: they double an epoch",
     }
     if seen.tagged:
         general |= {"shuffle_caption": True, "keep_tokens": 1}
     size: dict[str, object] = {"resolution": seen.side, "batch_size": 1}
     if seen.side < 256:
-        size["min_bucket_reso"] = seen.side
+        size["min_bucket_reso"] = max(_STEP, seen.side // 2 // _STEP * _STEP)
     train: dict[str, object] = {"image_dir": asked.images, "num_repeats": repeats}
     if not seen.captioned:
         train["class_tokens"] = seen.trigger
@@ -128,7 +131,10 @@ def _dataset_text(asked: Asked, seen: Seen, repeats: int) -> str:
         if not seen.reg_captioned:
             reg["class_tokens"] = os.path.basename(asked.reg.rstrip("/")).partition("_")[2] or "person"  # noqa: PTH119
         tables.append(("  [[datasets.subsets]]", reg, "  "))
-    blocks = ["\n".join([head, *toml_lines(values, comments, indent)]) for head, values, indent in tables]
+    blocks = [
+        "\n".join([head, *toml_lines(values, reg_comments if "is_reg" in values else comments, indent)])
+        for head, values, indent in tables
+    ]
     about = f"# The pictures of {toml_value(asked.name)}: sd-scripts' own dataset config."
     first = f"#:schema ../schemas/dataset.schema.json\n{about}"
     return "\n\n".join([first, *blocks]) + "\n"

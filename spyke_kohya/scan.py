@@ -206,13 +206,14 @@ def _size_of(path: str) -> Size:
     """Width and height as sd-scripts reads them (sd-scripts v0.10.1 train_util.py:1478)."""
     width, height = imagesize.get(path)
     if width <= 0:
-        width, height = _size_by_pillow(path)
+        width, height = size_by_pillow(path)
     if not (isinstance(width, int) and isinstance(height, int) and height > 0):
         raise ValueError(f"its size is {width}x{height}")
     return width, height
 
 
-def _size_by_pillow(path: str) -> Size:
+def size_by_pillow(path: str) -> Size:
+    """The size that decoding gives. imagesize 1.4.1 has one pixel less for WebP files with transparency or frames."""
     from PIL import Image
 
     try:

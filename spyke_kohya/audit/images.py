@@ -12,7 +12,7 @@ from spyke_kohya.counting import bucket_selector
 from spyke_kohya.engine.batching import BatchingError, Size
 from spyke_kohya.findings import Finding, Severity, error, warning
 from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset
-from spyke_kohya.scan import Scan, ScannedDataset, ScannedImage, ScannedSubset
+from spyke_kohya.scan import Scan, ScannedDataset, ScannedImage, ScannedSubset, size_by_pillow
 
 _ENLARGED_FROM = 1.1
 _LOST_FROM = 0.25
@@ -62,12 +62,21 @@ def _wrong_sizes(dataset: ScannedDataset, severity: Severity) -> Iterator[Findin
         if subset.subset.face_crop_aug_range is not None:
             continue
         for image in subset.images:
-            size = image.size or (width, height)
+            size = _loaded_size(image) or (width, height)
             enough = size[0] >= width and size[1] >= height
             if size != (width, height) and not (subset.subset.random_crop and enough):
                 message = f"it is {size[0]}x{size[1]}, not {width}x{height}: without buckets sd-scripts stops at it"
                 remedy = "set enable_bucket = true, or cache_latents = true to have it cropped"
                 yield Finding("images.needs-bucket", severity, image.path, message, remedy)
+
+
+def _loaded_size(image: ScannedImage) -> Size | None:
+    if image.size and image.path.lower().endswith(".webp"):
+        try:
+            return size_by_pillow(image.path)
+        except (OSError, ValueError, SyntaxError):
+            return None
+    return image.size
 
 
 def _fits(dataset: ScannedDataset) -> Iterator[Finding]:
