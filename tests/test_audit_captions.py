@@ -183,7 +183,7 @@ def test_tokens_are_counted_as_clip_does(vocabulary):
     assert counter.is_exact
     assert [one for one, other in compared] == [other for one, other in compared]
     assert all(TokenCounter().count(text) <= count for text, (count, _) in zip(captions, compared, strict=True))
-    print(f"{len(compared)} captions, {sum(count for count, _ in compared)} tokens, all as CLIP's tokenizer counts them")
+    assert len(compared) == 505
 
 
 @settings(max_examples=200, deadline=None)

@@ -29,13 +29,14 @@ def test_every_code_is_in_the_catalogue_and_every_entry_is_a_code():
     sources = [file for file in (PROJECT / "spyke_kohya").rglob("*.py") if file.name != "catalogue.py"]
     emitted = set().union(*map(codes_in, sources))
     assert emitted == set(CATALOGUE)
-    print(f"{len(emitted)} codes in {len(sources)} files, all in the catalogue")
 
 
 def test_every_entry_says_why_and_where_it_was_seen():
     for code, entry in CATALOGUE.items():
         assert entry.why.rstrip(")").endswith("."), code
-        assert re.search(r"sd-scripts v0\.10\.1|measured|own rule|accelerate|pytorch#|argparse|format|sizes", entry.source), code
+        assert re.search(
+            r"sd-scripts v0\.10\.1|measured|own rule|accelerate|pytorch#|argparse|format|sizes", entry.source
+        ), code
         assert explanation(code).startswith(f"{code}\n  ")
 
 

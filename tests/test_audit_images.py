@@ -215,7 +215,9 @@ def test_regularisation_pictures_unused_unequal_and_overshooting(place):
     data = place.root / "presets/data.toml"
     plain = data.read_text()
     for count, code in ((1, "dataset.reg-unequal"), (3, "dataset.reg-unused")):
-        data.write_text(f'{plain}\n[[datasets.subsets]]\nis_reg = true\nimage_dir = "dataset/reg"\nnum_repeats = {count}\n')
+        data.write_text(
+            f'{plain}\n[[datasets.subsets]]\nis_reg = true\nimage_dir = "dataset/reg"\nnum_repeats = {count}\n'
+        )
         found = codes(place)
         assert code in found
         assert ("dataset.reg-overshoot" in found) == (count == 3)  # 8 wanted: 3 + 3 + 3

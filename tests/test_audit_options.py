@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -195,5 +194,5 @@ def test_quick_decodes_nothing_and_verbose_counts_tags(place, tmp_path):
     assert full.returncode == 4
     assert "images.broken" in full.stdout
     assert "4  100%  spyke" in full.stdout
-    assert os.listdir(tmp_path / "cache") == ["spyke-kohya"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["spyke-kohya"]
     assert place.spyke("train", "tiny", **cache).returncode == 4

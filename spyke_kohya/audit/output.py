@@ -20,6 +20,10 @@ def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, wher
     standing = nearest_that_stands(directory)
     if not standing.is_dir():
         return [error("output.not-a-directory", place, f"{standing} is a file", "name another directory")]
+    if dead := next(
+        (above for above in (directory, *directory.parents) if above.is_symlink() and not _stands(above)), None
+    ):
+        return [error("output.not-a-directory", place, f"{dead} is a link to nowhere", "remove it, or name another")]
     if not os.access(standing, os.W_OK | os.X_OK):
         message = f"the output directory can't be written: no right to write in {standing}"
         return [error("output.not-writable", place, message, "name another directory, or give yourself that right")]
