@@ -22,9 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dataset import read_datasets
 from rich.console import Console
 from rich.logging import RichHandler
+
+from dataset import read_datasets
 
 OPTIONS_FILE = Path(__file__).parents[2] / "spyke_kohya" / "engine" / "train_network_options.json"
 """Every option of the real program, as `scripts/dump_engine_options.py` wrote it down."""

@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from dataset import Dataset, Picture, Size, load_pixels, make_caption
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
+
+from dataset import Dataset, Picture, Size, load_pixels, make_caption
 
 LATENT_SCALE = 0.18215
 SAVE_DTYPES = {None: torch.float32, "float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
