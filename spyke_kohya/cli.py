@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -42,6 +43,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_RUN_OR_OUTPUT = click.Path(path_type=Path, file_okay=False, exists=True)
 _ROOT = click.option("--root", type=_DIRECTORY, default=Path(), help="Where relative paths start.  [default: here]")
 _ENGINE = click.option("--engine", type=_DIRECTORY, help="A directory with sd-scripts' train_network.py.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
@@ -241,6 +243,67 @@ def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -
     sys.exit(EngineError.exit_code if any(check.status == "fault" for check in checks) else 0)
 
 
+@cli.command("deploy", short_help="Put the chosen checkpoint where it is used.")
+@click.argument("directory", type=_RUN_OR_OUTPUT, metavar="DIR")
+@click.option(
+    "--to", type=_DIRECTORY, help="ComfyUI's, A1111's or Forge's directory.  [default: the preset's [deploy] to]"
+)
+@click.option("--step", type=click.IntRange(min=1), help="This checkpoint, and not the top of the test order.")
+@click.option("--name", help="What to call it there.  [default: the preset's [deploy] name, or the output_name]")
+@click.option("--replace", is_flag=True, help="Put it in the place of a different file, which is kept beside it.")
+@click.option("--metadata", is_flag=True, help="Write the trigger and the run into the file's header.")
+@click.option("--link", is_flag=True, help="Make a symbolic link.")
+@click.option("--undo", is_flag=True, help="Take it away again, and put back what was there.")
+@_JSON
+def deploy_command(
+    directory: Path,
+    to: Path | None,
+    step: int | None,
+    name: str | None,
+    replace: bool,
+    metadata: bool,
+    link: bool,
+    undo: bool,
+    as_json: bool,
+) -> None:
+    """Put the top of the test order, or --step N, into models/loras, checked, with its history."""
+    from spyke_kohya import deploy as shipping
+    from spyke_kohya.shipment import choose, place_on_record
+
+    target = to or place_on_record(directory)
+    if target is None:
+        raise UsageError(
+            "where to is not said", remedy="name the directory: --to ~/tools/ComfyUI, or [deploy] to = ..."
+        )
+    place = shipping.find_place(Path(target).expanduser())
+    if undo:
+        click.echo(shipping.undo(place, name or choose(directory).name))
+        return
+    shipment = choose(directory, step=step, name=name)
+    done = shipping.deploy(shipment, place, now=datetime.now(), replace=replace, link=link, metadata=metadata)
+    if as_json:
+        _print_json(done.to_dict())
+        return
+    click.echo(f"deployed {shipment.checkpoint.name} to {place.ui}: {done.file}")
+    click.echo(f"history: {place.provenance(shipment.name)}\n{shipment.verdict}")
+
+
+@cli.command("list", short_help="What is deployed, and from which run.")
+@click.argument("place", type=_DIRECTORY, metavar="COMFYUI")
+@_JSON
+def list_command(place: Path, as_json: bool) -> None:
+    """What is deployed in ComfyUI's, A1111's or Forge's directory, and from which run."""
+    from spyke_kohya.deploy import deployed_in, find_place
+
+    found = deployed_in(find_place(place.expanduser()))
+    if as_json:
+        _print_json([one.to_dict() for one in found])
+        return
+    for one in found:
+        run = one.provenance["run"] or "a training without a record"
+        click.echo(f"{one.name}  {one.state}  step {one.provenance['step']} of {run}")
+
+
 def _examine(name: str, root: Path, settings: Sequence[str]) -> Examination:
     from spyke_kohya.audit.examine import examine
     from spyke_kohya.presets.loading import load
@@ -257,7 +320,8 @@ def _prepare(name: str, settings: Sequence[str], engine: Path | None, root: Path
         raise _blocked(examined.findings, "there is nothing to start")
     found = _find_engine(examined.loaded, engine, root)
     launch = prepare_launch(examined.loaded, examined.plan, found, root=root, now=datetime.now(), inherited=os.environ)
-    return launch, [*examined.findings, *check_engine(found)]
+    findings = [*examined.findings, *check_engine(found)]
+    return replace(launch, findings=tuple(findings)), findings
 
 
 def _find_engine(loaded: Loaded | None, given: Path | None, root: Path) -> Engine:

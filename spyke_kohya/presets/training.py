@@ -43,6 +43,18 @@ class Expect(BaseModel):
     """The trigger word that every training caption starts with."""
 
 
+class Deploy(BaseModel):
+    """Where `deploy` puts the chosen checkpoint, if the command doesn't say."""
+
+    model_config = _STRICT
+
+    to: Annotated[str, Field(min_length=1)]
+    """The directory of ComfyUI, A1111 or Forge."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$")] | None = None
+    """The LoRA's name there, without .safetensors; else the output_name."""
+
+
 def _as_given(value: object) -> object:
     if not isinstance(value, dict):
         raise ValueError("expected a table of train_network.py options")
@@ -62,6 +74,9 @@ class TrainingPreset(BaseModel):
 
     expect: Expect = Expect()
     """What you planned."""
+
+    deploy: Deploy | None = None
+    """Where the chosen checkpoint goes."""
 
     train_network: Annotated[dict[str, Any], BeforeValidator(_as_given)]
     """train_network.py's own options, by their own names."""
@@ -128,7 +143,7 @@ REQUIRED: Mapping[str, str] = {
 }
 
 
-_TABLES: Mapping[str, type[BaseModel]] = {"": TrainingPreset, "launch": Launch, "expect": Expect}
+_TABLES: Mapping[str, type[BaseModel]] = {"": TrainingPreset, "launch": Launch, "expect": Expect, "deploy": Deploy}
 
 
 def _finding_of(fault: ErrorDetails, where: str) -> Finding:

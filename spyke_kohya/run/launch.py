@@ -14,6 +14,7 @@ import toml
 from spyke_kohya.engine.command import LaunchFiles, LockedCommand, accelerate_config, expand_home, lock_command
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.engine.targets import Target
+from spyke_kohya.findings import Finding
 from spyke_kohya.plan import Plan
 from spyke_kohya.presets.loading import Loaded
 from spyke_kohya.run.rundir import RunDirectory
@@ -21,7 +22,10 @@ from spyke_kohya.run.rundir import RunDirectory
 
 @dataclass(frozen=True)
 class Launch:
-    """One run, ready to start. ``files`` maps the names of files in the run directory to their content."""
+    """One run, ready to start. ``files`` maps the names of files in the run directory to their content.
+
+    ``findings`` are those that it is started in spite of.
+    """
 
     preset: Loaded
     plan: Plan
@@ -31,6 +35,7 @@ class Launch:
     command: LockedCommand
     files: Mapping[str, str]
     root: Path
+    findings: tuple[Finding, ...] = ()
 
     @property
     def output_dir(self) -> Path:
