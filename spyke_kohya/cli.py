@@ -10,8 +10,8 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -51,6 +51,16 @@ _STRICT = click.option("--strict", is_flag=True, help="Take warnings for errors.
 _SET = click.option(
     "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Put a value over the preset's own; repeatable."
 )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be trained: a preset and where its paths start; for a repeated run its engine and its lock, if any."""
+
+    loaded: Loaded
+    root: Path
+    engine: Mapping[str, Any] | None = None
+    lock: Path | None = None
 
 
 def main() -> NoReturn:
@@ -141,7 +151,9 @@ def plan(
 
 
 @cli.command(short_help="Run the locked command, watch it, rank its checkpoints.")
-@click.argument("preset")
+@click.argument("preset", required=False)
+@click.option("--from", "recorded", type=_RUN_OR_OUTPUT, metavar="RUN", help="Repeat this run from its own record.")
+@click.option("--locked", is_flag=True, help="Refuse unless everything is as `lock` recorded it.")
 @click.option("--dry-run", is_flag=True, help="Print the locked command and start nothing.")
 @click.option("--smoke", is_flag=True, help="Run 5 steps into a scratch directory.")
 @_SET
@@ -150,7 +162,9 @@ def plan(
 @_STRICT
 @_JSON
 def train(
-    preset: str,
+    preset: str | None,
+    recorded: Path | None,
+    locked: bool,
     dry_run: bool,
     smoke: bool,
     settings: Sequence[str],
@@ -162,7 +176,8 @@ def train(
     """Run the locked accelerate launch train_network.py, watch it, record it, rank its checkpoints."""
     with tempfile.TemporaryDirectory(prefix="spyke-smoke-") as scratch:
         smoke_settings = _smoke_settings(Path(scratch)) if smoke else ()
-        launch, findings = _prepare(preset, [*settings, *smoke_settings], engine, root.absolute())
+        asked = _asked(preset, recorded, [*settings, *smoke_settings], root.absolute())
+        launch, findings = _prepare(asked, engine, locked)
         if findings:
             _say(findings_text(findings))
         if dry_run:
@@ -304,6 +319,30 @@ def list_command(place: Path, as_json: bool) -> None:
         click.echo(f"{one.name}  {one.state}  step {one.provenance['step']} of {run}")
 
 
+@cli.command("lock", short_help="Record all that decides how a preset trains.")
+@click.argument("preset")
+@click.option("--check", is_flag=True, help="Tell what has drifted since, and write nothing.")
+@_ENGINE
+@_ROOT
+def lock_command(preset: str, check: bool, engine: Path | None, root: Path) -> None:
+    """Record all that decides how PRESET trains in presets/NAME.lock, for `train --locked` to hold to."""
+    from spyke_kohya.lock import lock_path, lock_text
+
+    root = root.absolute()
+    examined = _examine(preset, root, ())
+    found = _find_engine(examined.loaded, engine, root)
+    path = lock_path(examined.loaded)
+    if check:
+        _, drifted = _drift(examined, found, root, path)
+        if drifted:
+            raise _blocked(drifted, "drifted from the lock")
+        click.echo(f"as locked: {path}")
+        return
+    lock = _make_lock(examined, found, root)
+    path.write_text(lock_text(lock), encoding="utf-8")
+    click.echo(f"locked {len(lock['images'])} images, {len(lock['captions'])} captions: {path}")
+
+
 def _examine(name: str, root: Path, settings: Sequence[str]) -> Examination:
     from spyke_kohya.audit.examine import examine
     from spyke_kohya.presets.loading import load
@@ -311,26 +350,76 @@ def _examine(name: str, root: Path, settings: Sequence[str]) -> Examination:
     return examine(load(name, root.absolute(), settings), root.absolute())
 
 
-def _prepare(name: str, settings: Sequence[str], engine: Path | None, root: Path) -> tuple[Launch, list[Finding]]:
+def _asked(preset: str | None, recorded: Path | None, settings: Sequence[str], root: Path) -> Asked:
+    from spyke_kohya.presets.loading import load
+
+    if (preset is None) == (recorded is None):
+        raise UsageError("name a preset, or a run to repeat with --from RUN")
+    if recorded is None:
+        return Asked(load(preset or "", root, settings), root)
+    from spyke_kohya.replay import recorded_preset
+    from spyke_kohya.run.rundir import RunDirectory
+
+    run = RunDirectory(recorded.absolute())
+    again = recorded_preset(run, settings)
+    return Asked(again.loaded, again.root, again.engine, run.lock if run.lock.is_file() else None)
+
+
+def _prepare(asked: Asked, engine: Path | None, locked: bool) -> tuple[Launch, list[Finding]]:
     from spyke_kohya.audit.engine import check_engine
+    from spyke_kohya.audit.examine import examine
+    from spyke_kohya.lock import lock_path, lock_text
     from spyke_kohya.run.launch import prepare_launch
 
-    examined = _examine(name, root, settings)
+    examined = examine(asked.loaded, asked.root)
     if examined.loaded.training is None or examined.plan is None:
         raise _blocked(examined.findings, "there is nothing to start")
-    found = _find_engine(examined.loaded, engine, root)
-    launch = prepare_launch(examined.loaded, examined.plan, found, root=root, now=datetime.now(), inherited=os.environ)
-    findings = [*examined.findings, *check_engine(found)]
+    found = _find_engine(asked.loaded, engine, asked.root, asked.engine)
+    launch = prepare_launch(
+        asked.loaded, examined.plan, found, root=asked.root, now=datetime.now(), inherited=os.environ
+    )
+    findings = [*examined.findings, *check_engine(found), *_engine_drift(asked, found)]
+    lock = lock_path(asked.loaded) if locked else asked.lock
+    if lock:
+        now, drifted = _drift(examined, found, asked.root, lock)
+        findings += drifted
+        launch = replace(launch, files={**launch.files, launch.run.lock.name: lock_text(now)})
     return replace(launch, findings=tuple(findings)), findings
 
 
-def _find_engine(loaded: Loaded | None, given: Path | None, root: Path) -> Engine:
+def _engine_drift(asked: Asked, found: Engine) -> list[Finding]:
+    from spyke_kohya.replay import engine_drift
+
+    return engine_drift(asked.engine, found) if asked.engine and not asked.lock else []
+
+
+def _drift(examined: Examination, engine: Engine, root: Path, path: Path) -> tuple[dict[str, Any], list[Finding]]:
+    from spyke_kohya.lock import drift, read_lock
+    from spyke_kohya.presets.loading import shown_path
+
+    locked, now = read_lock(path), _make_lock(examined, engine, root)
+    return now, drift(locked, now, shown_path(path, root))
+
+
+def _make_lock(examined: Examination, engine: Engine, root: Path) -> dict[str, Any]:
+    from spyke_kohya.lock import Surroundings, make_lock
+
+    if examined.plan is None or examined.scan is None or examined.loaded.training is None:
+        raise _blocked(examined.findings, "there is nothing to lock")
+    around = Surroundings(root, Path.home(), os.environ)
+    return make_lock(examined.loaded, examined.plan, examined.scan, engine, around)
+
+
+def _find_engine(
+    loaded: Loaded | None, given: Path | None, root: Path, recorded: Mapping[str, Any] | None = None
+) -> Engine:
     from spyke_kohya.engine.release import find_engine
 
+    preset_engine = loaded.training.launch.engine if loaded and loaded.training else None
     return find_engine(
         given=given.absolute() if given else None,
         environment=os.environ,
-        preset_engine=loaded.training.launch.engine if loaded and loaded.training else None,
+        preset_engine=recorded["directory"] if recorded else preset_engine,
         root=root,
         own_python=Path(sys.executable),
     )

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import resource
-import subprocess
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -19,11 +15,11 @@ from spyke_kohya.deploy import check_lora, deploy, deployed_in, find_place, undo
 from spyke_kohya.engine.lora_file import alphas_of, data_sha256, read_lora, write_with_metadata
 from spyke_kohya.errors import DeployError, NothingToRank
 from spyke_kohya.shipment import choose
+from tests.commands import spyke
 from tests.recorded import record_run, write_lora
 
 NOW = datetime(2026, 2, 21, 9, 0, 0)
 LATER = datetime(2026, 2, 22, 9, 0, 0)
-PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -260,16 +256,3 @@ def test_the_preset_can_name_the_place(tmp_path, comfy):
     (run / "run.json").write_text(json.dumps(record))
     assert spyke("deploy", str(run)).returncode == 0
     assert (comfy / "models/loras/named.safetensors").is_file()
-
-
-def spyke(*words: str, most_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
-    """The command line; with ``most_bytes`` no file that it writes can grow beyond."""
-    limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))) if most_bytes else None
-    return subprocess.run(
-        [sys.executable, "-m", "spyke_kohya.cli", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=limit,
-        env=os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
-    )

@@ -90,6 +90,11 @@ def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
     )
 
 
+def load_document(name: str, path: Path, document: Document, root: Path) -> Loaded:
+    """Load a training preset that is known as a document, as a run's record holds it, and not as a file."""
+    return _load_training(name, _File(path), document, root)
+
+
 def find_preset(name: str, root: Path) -> Path:
     """The file that ``name`` means: a path where it looks like one, else ``presets/NAME.toml``."""
     given = Path(name).expanduser()

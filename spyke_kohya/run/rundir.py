@@ -48,6 +48,11 @@ class RunDirectory:
         return self.path / "console.log"
 
     @property
+    def lock(self) -> Path:
+        """The lock that a run was held to, where it was."""
+        return self.path / "lock.json"
+
+    @property
     def losses(self) -> Path:
         return self.path / "losses.csv"
 
