@@ -258,6 +258,27 @@ def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -
     sys.exit(EngineError.exit_code if any(check.status == "fault" for check in checks) else 0)
 
 
+@cli.command("report", short_help="A page to look at, and a summary to keep.")
+@click.argument("directory", type=_RUN_OR_OUTPUT, metavar="RUN")
+@click.option("--losses", type=_FILE, help="Losses from this file, where no run recorded them.")
+@click.option("--preset", help="Where no run recorded it: the preset that was trained.")
+@click.option("--planned", type=click.IntRange(min=1), metavar="STEPS", help="The steps you had planned.")
+@_ROOT
+def report_command(directory: Path, losses: Path | None, preset: str | None, planned: int | None, root: Path) -> None:
+    """Write report.html, one page that needs no network, and summary.md into the run's directory."""
+    from spyke_kohya.report.html import report_html
+    from spyke_kohya.report.markdown import summary_markdown
+    from spyke_kohya.report.story import read_story
+
+    examined = _examine(preset, root, ()) if preset else None
+    if examined and examined.plan is None:
+        raise _blocked(examined.findings, "the preset has no plan to compare with")
+    story = read_story(directory, losses=losses, planned=planned, preset=examined)
+    for name, text in (("report.html", report_html(story)), ("summary.md", summary_markdown(story))):
+        (story.folder / name).write_text(text, encoding="utf-8")
+        click.echo(story.folder / name)
+
+
 @cli.command("deploy", short_help="Put the chosen checkpoint where it is used.")
 @click.argument("directory", type=_RUN_OR_OUTPUT, metavar="DIR")
 @click.option(
