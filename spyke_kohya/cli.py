@@ -11,7 +11,8 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -23,6 +24,7 @@ from spyke_kohya.errors import (
     DatasetError,
     EngineError,
     Interrupted,
+    NothingToRank,
     PresetError,
     SpykeError,
     TrainingFailed,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from spyke_kohya.engine.release import Engine
     from spyke_kohya.presets.loading import Loaded
     from spyke_kohya.rank.judge import RankResult
+    from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
     from spyke_kohya.run.launch import Launch
     from spyke_kohya.run.train import Outcome
 
@@ -66,8 +69,11 @@ class Asked:
 def main() -> NoReturn:
     """Run the command line; every ending has its exit code, and none is a traceback."""
     try:
-        cli.main(standalone_mode=False)
+        with cli.make_context("spyke-kohya", sys.argv[1:]) as context:  # cli.main would make a closed pipe an error
+            cli.invoke(context)
         sys.exit(0)
+    except click.exceptions.Exit as ending:
+        sys.exit(ending.exit_code)
     except click.ClickException as fault:
         fault.show()
         sys.exit(fault.exit_code)
@@ -140,10 +146,9 @@ def plan(
     completed = {"max_train_epochs": epochs, "gradient_accumulation_steps": gradient_accumulation_steps}
     options = {name: value for name, value in completed.items() if value is not None}
     examined = examine(load(preset, root.absolute(), settings), root.absolute(), options, num_processes=num_processes)
+    _say_findings(examined.findings)
     if examined.plan is None:
         raise _blocked(examined.findings, "sd-scripts could not start, so there is no plan")
-    if examined.findings:
-        _say(findings_text(examined.findings))
     if as_json:
         _print_json(examined.plan.to_dict())
     else:
@@ -174,23 +179,25 @@ def train(
     as_json: bool,
 ) -> None:
     """Run the locked accelerate launch train_network.py, watch it, record it, rank its checkpoints."""
-    with tempfile.TemporaryDirectory(prefix="spyke-smoke-") as scratch:
-        smoke_settings = _smoke_settings(Path(scratch)) if smoke else ()
-        asked = _asked(preset, recorded, [*settings, *smoke_settings], root.absolute())
-        launch, findings = _prepare(asked, engine, locked)
-        if findings:
-            _say(findings_text(findings))
-        if dry_run:
-            _print_json(launch.to_dict()) if as_json else click.echo(launch.command.as_shell(), nl=False)
-            return
-        if _exit_code(findings, strict):
-            raise _blocked(findings, "not started")
-        outcome = _run(launch)
-        if as_json:
-            _print_json(outcome.to_dict())
-        _tell_outcome(launch, outcome, smoke=smoke)
-        if not (smoke or as_json):
-            _show_ranking(_rank_run(launch), None)
+    scratch = Path(tempfile.gettempdir()) / f"spyke-smoke-{os.getpid()}"
+    smoke_settings = _smoke_settings(scratch) if smoke else ()
+    asked = _asked(preset, recorded, [*settings, *smoke_settings], root.absolute())
+    launch, findings = _prepare(asked, engine, locked)
+    _say_findings(findings)
+    if dry_run:
+        _print_json(launch.to_dict()) if as_json else click.echo(launch.command.as_shell(), nl=False)
+        return
+    if _exit_code(findings, strict):
+        raise _blocked(findings, "not started")
+    outcome = _run(launch)
+    if as_json:
+        _print_json(outcome.to_dict())
+    _tell_outcome(launch, outcome)
+    if smoke:
+        shutil.rmtree(scratch)
+        _say("smoke run: everything works; its files are removed")
+    elif not as_json:
+        _rank_run(launch)
 
 
 @cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
@@ -237,6 +244,7 @@ def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -
 
     loaded = load(preset, root.absolute()) if preset else None
     if loaded and loaded.training is None:
+        _say_findings(loaded.findings)
         raise _blocked(loaded.findings, "not a training preset without faults")
     patient = Patient(
         find_engine=lambda: _find_engine(loaded, engine, root.absolute()),
@@ -258,6 +266,92 @@ def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -
     sys.exit(EngineError.exit_code if any(check.status == "fault" for check in checks) else 0)
 
 
+@cli.command("runs", short_help="All runs under a directory, or two compared.")
+@click.argument("paths", nargs=-1, type=_RUN_OR_OUTPUT, metavar="[DIR | RUN RUN]")
+@click.option("--png", type=_FILE, help="Where two runs' curves are drawn.  [default: beside the second run's record]")
+@click.option("--gc", is_flag=True, help="List what nothing needs any more: old states, scratch.")
+@click.option("--yes", is_flag=True, help="With --gc: delete it.")
+@_JSON
+def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, as_json: bool) -> None:
+    """All runs under DIR (default: output), newest first; or two runs, and in what they differ."""
+    from spyke_kohya.report.runs import runs_table
+    from spyke_kohya.runs import find_runs, summarize
+
+    if len(paths) > 2:
+        raise UsageError("name a directory, or two runs to compare")
+    directory = paths[0] if paths else Path("output")
+    if gc:
+        _collect_garbage(directory, yes, as_json)
+    elif len(paths) == 2:
+        _compare(paths[0], paths[1], png, as_json)
+    else:
+        found = [summarize(run) for run in find_runs(directory)]
+        _print_json([run.to_dict() for run in found]) if as_json else click.echo(runs_table(found, _width()), nl=False)
+
+
+def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None:
+    from spyke_kohya.report.runs import comparison_text, write_comparison_png
+    from spyke_kohya.run.rundir import RunDirectory
+    from spyke_kohya.runs import differences, ranked, summarize
+
+    pair = [RunDirectory(path) for path in (first, second)]
+    found, told = differences(*pair), [summarize(run) for run in pair]
+    picture = png or second / f"against-{first.resolve().name}.png"
+    results = [result for run in pair if (result := ranked(run))]
+    if results:
+        write_comparison_png(picture, results)
+    if as_json:
+        changed = [asdict(one) for one in found]
+        _print_json({"runs": [run.to_dict() for run in told], "differences": changed, "picture": str(picture)})
+        return
+    click.echo(comparison_text(told, found, _width()))
+    if results:
+        click.echo(f"picture: {picture}")
+
+
+def _collect_garbage(directory: Path, yes: bool, as_json: bool) -> None:
+    from spyke_kohya.report.runs import deletable_text
+    from spyke_kohya.runs import deletable, delete
+
+    found = deletable(directory, Path(tempfile.gettempdir()))
+    if as_json:
+        _print_json([{**asdict(item), "path": str(item.path)} for item in found])
+    else:
+        click.echo(deletable_text(found))
+    if yes:
+        delete(found)
+        _say(f"deleted {len(found)}")
+    elif found:
+        _say("nothing was deleted: say --yes")
+
+
+@cli.command("watch", short_help="Follow a live run from another terminal.")
+@click.argument("directory", type=_RUN_OR_OUTPUT, metavar="RUN")
+def watch_command(directory: Path) -> None:
+    """Follow a live run from another terminal. Ctrl-C ends the watching, and not the run."""
+    import time
+
+    from spyke_kohya.run.follow import follow
+    from spyke_kohya.run.rundir import RunDirectory
+    from spyke_kohya.runs import find_runs
+
+    newest = next(iter(find_runs(directory)), None)
+    run = newest if newest and not RunDirectory(directory).record.is_file() else RunDirectory(directory)
+    try:
+        _say(f"watching {run.path}")
+        with _display() as display:
+            for event, watch in follow(run, lambda: time.sleep(0.5)):
+                display(event, watch)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("no longer watching; the run goes on", where=str(run.path)) from stop
+    record = run.read_record()
+    click.echo(f"{record['status']}{': ' + record['reason'] if record['reason'] else ''}")
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((100, 24)).columns
+
+
 @cli.command("report", short_help="A page to look at, and a summary to keep.")
 @click.argument("directory", type=_RUN_OR_OUTPUT, metavar="RUN")
 @click.option("--losses", type=_FILE, help="Losses from this file, where no run recorded them.")
@@ -272,6 +366,7 @@ def report_command(directory: Path, losses: Path | None, preset: str | None, pla
 
     examined = _examine(preset, root, ()) if preset else None
     if examined and examined.plan is None:
+        _say_findings(examined.findings)
         raise _blocked(examined.findings, "the preset has no plan to compare with")
     story = read_story(directory, losses=losses, planned=planned, preset=examined)
     for name, text in (("report.html", report_html(story)), ("summary.md", summary_markdown(story))):
@@ -356,6 +451,7 @@ def lock_command(preset: str, check: bool, engine: Path | None, root: Path) -> N
     if check:
         _, drifted = _drift(examined, found, root, path)
         if drifted:
+            _say_findings(drifted)
             raise _blocked(drifted, "drifted from the lock")
         click.echo(f"as locked: {path}")
         return
@@ -394,6 +490,7 @@ def _prepare(asked: Asked, engine: Path | None, locked: bool) -> tuple[Launch, l
 
     examined = examine(asked.loaded, asked.root)
     if examined.loaded.training is None or examined.plan is None:
+        _say_findings(examined.findings)
         raise _blocked(examined.findings, "there is nothing to start")
     found = _find_engine(asked.loaded, engine, asked.root, asked.engine)
     launch = prepare_launch(
@@ -426,6 +523,7 @@ def _make_lock(examined: Examination, engine: Engine, root: Path) -> dict[str, A
     from spyke_kohya.lock import Surroundings, make_lock
 
     if examined.plan is None or examined.scan is None or examined.loaded.training is None:
+        _say_findings(examined.findings)
         raise _blocked(examined.findings, "there is nothing to lock")
     around = Surroundings(root, Path.home(), os.environ)
     return make_lock(examined.loaded, examined.plan, examined.scan, engine, around)
@@ -447,18 +545,22 @@ def _find_engine(
 
 
 def _run(launch: Launch) -> Outcome:
-    import time
-
-    from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
     from spyke_kohya.run.train import train as run_training
 
     _say(f"run directory: {launch.run.path}")
-    display = TerminalDisplay() if sys.stderr.isatty() else PlainDisplay(sys.stderr, time.monotonic)
-    with display:
+    with _display() as display:
         return run_training(launch, inherited=os.environ, listen=display, now=datetime.now)
 
 
-def _tell_outcome(launch: Launch, outcome: Outcome, *, smoke: bool) -> None:
+def _display() -> PlainDisplay | TerminalDisplay:
+    import time
+
+    from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
+
+    return TerminalDisplay() if sys.stderr.isatty() else PlainDisplay(sys.stderr, time.monotonic)
+
+
+def _tell_outcome(launch: Launch, outcome: Outcome) -> None:
     from spyke_kohya.report.live import duration
 
     steps = f"{outcome.steps} steps in {duration(outcome.duration_s)}"
@@ -470,14 +572,18 @@ def _tell_outcome(launch: Launch, outcome: Outcome, *, smoke: bool) -> None:
             f"training failed after {steps}: {outcome.reason}", where=str(launch.run.path), remedy=remedy
         )
     _say(f"finished: {steps}, {len(outcome.checkpoints)} checkpoints, all whole")
-    if smoke:
-        _say("smoke run: everything works; its files are removed")
 
 
-def _rank_run(launch: Launch) -> RankResult:
+def _rank_run(launch: Launch) -> None:
+    """Rank a run that ended well; that it holds nothing to rank does not make it a failure."""
     from spyke_kohya.rank.judge import rank_directory
 
-    return rank_directory(launch.run.under(launch.root).path)
+    try:
+        result = rank_directory(launch.run.under(launch.root).path)
+    except NothingToRank as fault:
+        _say(f"not ranked: {fault.what}")
+    else:
+        _show_ranking(result, None)
 
 
 def _show_ranking(result: RankResult, png: Path | None) -> None:
@@ -524,7 +630,6 @@ def _blame(finding: Finding) -> type[SpykeError]:
 
 def _blocked(findings: Sequence[Finding], what: str) -> SpykeError:
     errors = errors_in(findings) or list(findings)
-    _say(findings_text(findings))
     kind = min((_blame(finding) for finding in errors), key=lambda error: error.exit_code, default=PresetError)
     return kind(f"{what}: {count_text(findings)}")
 
@@ -550,8 +655,14 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def _say_findings(findings: Sequence[Finding]) -> None:
+    if findings:
+        _say(findings_text(findings))
+
+
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    with suppress(BrokenPipeError):  # nobody listens
+        click.echo(text, err=True)
 
 
 if __name__ == "__main__":
