@@ -86,7 +86,8 @@ def _check_dataset(
 def _plan(
     loaded: Loaded, found: Scan, stated: Mapping[str, Any], num_processes: int
 ) -> tuple[Plan | None, list[Finding]]:
-    plan, findings = make_plan(found, stated, num_processes=num_processes)
+    save_states = loaded.training is not None and loaded.training.launch.save_state
+    plan, findings = make_plan(found, stated, num_processes=num_processes, save_states=save_states)
     if loaded.training is None:  # how long to train is said elsewhere, or can't be read
         findings = [finding for finding in findings if finding.code != "plan.steps-defaulted"]
     return (None if loaded.kind == "training" and loaded.training is None else plan), findings
