@@ -58,8 +58,11 @@ _SET = click.option(
 def main() -> NoReturn:
     """Run the command line; every ending has its exit code, and none is a traceback."""
     try:
-        cli.main(standalone_mode=False)
+        with cli.make_context("spyke-kohya", sys.argv[1:]) as context:  # cli.main would make a closed pipe an error
+            cli.invoke(context)
         sys.exit(0)
+    except click.exceptions.Exit as ending:
+        sys.exit(ending.exit_code)
     except click.ClickException as fault:
         fault.show()
         sys.exit(fault.exit_code)
@@ -87,7 +90,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Everything wrong with presets, all at once.")
 @click.argument("presets", nargs=-1, required=True, metavar="PRESET...")
 @_SET
 @_ROOT
@@ -107,7 +110,7 @@ def validate(presets: Sequence[str], settings: Sequence[str], root: Path, strict
     sys.exit(min((code for code in worst if code), default=0))
 
 
-@cli.command()
+@cli.command(short_help="Exactly what sd-scripts will do.")
 @click.argument("preset")
 @click.option("--epochs", type=click.IntRange(min=1), help="For a dataset preset: how many epochs.")
 @click.option("--gradient-accumulation-steps", type=click.IntRange(min=1), help="For a dataset preset.")
@@ -141,7 +144,7 @@ def plan(
         click.echo(plan_text(examined.plan))
 
 
-@cli.command()
+@cli.command(short_help="Run the locked command, watch it, rank its checkpoints.")
 @click.argument("preset")
 @click.option("--dry-run", is_flag=True, help="Print the locked command and start nothing.")
 @click.option("--smoke", is_flag=True, help="Run 5 steps into a scratch directory.")
@@ -198,7 +201,7 @@ def train(
         _rank_run(launch)
 
 
-@cli.command()
+@cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
 @click.option("--losses", type=_FILE, help="Losses from this CSV or console log, not from a run's record.")
 @click.option("--window", type=click.IntRange(min=1), help="Batches in an epoch, where nothing says it.")
@@ -230,7 +233,7 @@ def rank(
         _show_ranking(result, png)
 
 
-@cli.command()
+@cli.command(short_help="Can this machine train at all?")
 @click.argument("preset", required=False)
 @_ENGINE
 @_ROOT

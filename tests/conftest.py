@@ -33,3 +33,9 @@ def demo_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = run_script("make_demo_dataset.py", directory)
     assert made.returncode == 0, made.stderr
     return directory
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-engine", action="store_true", help="fail, and do not skip, where the real sd-scripts is missing"
+    )

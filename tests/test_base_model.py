@@ -93,7 +93,7 @@ JSON = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 @given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary())
 @example(b"")
 @example(b"[" * 100_000)
@@ -105,7 +105,7 @@ def test_no_header_raises(tmp_path, header):
     assert inspect_base_model(file).form in ("safetensors", "broken")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(st.binary(max_size=64))
 def test_no_bytes_raise(tmp_path, data):
     file = tmp_path / "m.safetensors"

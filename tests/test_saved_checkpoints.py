@@ -107,7 +107,7 @@ def test_a_header_of_something_else_is_not_whole(tmp_path, header):
     assert inspect(file).problem.startswith("its header can't be read")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(st.binary(max_size=64))
 def test_no_bytes_raise(tmp_path, data):
     file = tmp_path / "x.safetensors"

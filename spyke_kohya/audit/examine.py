@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from spyke_kohya.audit.expectations import check_expectations, meets
 from spyke_kohya.audit.options import check_options
 from spyke_kohya.audit.output import check_output
 from spyke_kohya.audit.repeats import check_repeats
+from spyke_kohya.engine.base_model import inspect_base_model
+from spyke_kohya.engine.command import expand_home
 from spyke_kohya.findings import Finding, errors_in
 from spyke_kohya.plan import Plan, make_plan
 from spyke_kohya.presets.loading import Loaded, shown_path
@@ -58,13 +60,14 @@ def examine(
         findings += check_base_model(training.effective_options, root, where)
     if loaded.dataset is None or loaded.dataset_path is None:
         return Examination(loaded, tuple(findings))
-    stated = dict(training.options) if training else dict(options or {})
+    stated = {**loaded.options, **(options or {})}
     datasets, doubts = resolve(loaded.dataset, stated, shown_path(loaded.dataset_path, root))
     findings += doubts
     if datasets is None:
         return Examination(loaded, tuple(findings))
     found = scan(datasets, root)
-    plan, faults = _plan(loaded, found, stated, num_processes)
+    plan, faults = _plan(loaded, found, stated, num_processes, where if loaded.kind == "training" else "")
+    plan = _sized(plan, stated, root)
     findings += faults
     findings += _check_dataset(loaded, datasets, found, plan)
     if training:
@@ -84,10 +87,21 @@ def _check_dataset(
 
 
 def _plan(
-    loaded: Loaded, found: Scan, stated: Mapping[str, Any], num_processes: int
+    loaded: Loaded, found: Scan, stated: Mapping[str, Any], num_processes: int, where: str
 ) -> tuple[Plan | None, list[Finding]]:
     save_states = loaded.training is not None and loaded.training.launch.save_state
-    plan, findings = make_plan(found, stated, num_processes=num_processes, save_states=save_states)
-    if loaded.training is None:  # how long to train is said elsewhere, or can't be read
+    plan, findings = make_plan(found, stated, num_processes=num_processes, save_states=save_states, where=where)
+    if loaded.kind == "dataset":  # how long to train is said elsewhere
         findings = [finding for finding in findings if finding.code != "plan.steps-defaulted"]
-    return (None if loaded.kind == "training" and loaded.training is None else plan), findings
+    elif loaded.training is None:  # what is sound in it was counted, but nothing could be started
+        plan = None
+    return plan, findings
+
+
+def _sized(plan: Plan | None, options: Mapping[str, Any], root: Path) -> Plan | None:
+    """The plan without a checkpoint size where the base is known not to be SD1.5: the estimate is for that one."""
+    name = options.get("pretrained_model_name_or_path")
+    header = inspect_base_model(root / str(expand_home("pretrained_model_name_or_path", name))) if name else None
+    if plan is None or header is None or header.form == "missing" or header.family == "SD1.5":
+        return plan
+    return replace(plan, checkpoint_bytes=None, state_bytes=None)

@@ -9,8 +9,8 @@ from spyke_kohya.presets.training import Expect
 
 def check_expectations(plan: Plan, expect: Expect, where: str) -> list[Finding]:
     """``plan.unexpected-steps`` when the plan misses ``[expect] total_steps``."""
-    if meets(plan, expect) or expect.total_steps is None:
-        return []
+    if meets(plan, expect) or expect.total_steps is None or not plan.total_steps:
+        return []  # a plan of no steps has a finding of its own
     message = f"expected {expect.total_steps} steps, sd-scripts will take {plan.total_steps}: {explain(plan)[0]}"
     remedy = "change the epochs, the repeats or the regularisation images; or set total_steps to what you now expect"
     return [error("plan.unexpected-steps", f"{where}: [expect] total_steps", message, remedy)]

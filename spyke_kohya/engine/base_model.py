@@ -29,6 +29,9 @@ _PIPELINES: dict[str, Family] = {
     "FluxPipeline": "FLUX",
 }
 
+# The width of the text encoder: CLIP ViT-L, OpenCLIP ViT-H.
+_TEXT_ENCODERS: dict[int, Family] = {768: "SD1.5", 1024: "SD2"}
+
 
 @dataclass(frozen=True)
 class BaseHeader:
@@ -82,7 +85,6 @@ def _inspect_directory(path: Path) -> BaseHeader:
         index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
         encoder = json.loads((path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
         family = _PIPELINES.get(index.get("_class_name", ""))
-        # SD2 is told from SD1.5 by its wider text encoder (OpenCLIP ViT-H)
-        return BaseHeader("diffusers", family or ("SD2" if encoder.get("hidden_size") == 1024 else "SD1.5"))
+        return BaseHeader("diffusers", family or _TEXT_ENCODERS.get(encoder.get("hidden_size"), "unknown"))
     except _BROKEN as fault:
         return BaseHeader("broken", "unknown", f"not a diffusers model: {fault}")

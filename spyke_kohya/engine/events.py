@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
+
+from spyke_kohya.engine.filenames import parse_file_name
 
 FaultKind = Literal["usage", "no-data", "traceback", "log-error", "launcher"]
 
@@ -62,6 +65,12 @@ class CheckpointAnnounced:
 
     path: str
     after_step: int
+
+    @property
+    def step(self) -> int:
+        """The step it was saved at: the one in its name, since a bar may skip a rendering; else the last one shown."""
+        named = parse_file_name(PurePath(self.path).name)
+        return named.number if named and named.kind == "step" and named.number is not None else self.after_step
 
 
 @dataclass(frozen=True)

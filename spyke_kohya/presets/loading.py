@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -17,7 +17,7 @@ from spyke_kohya.engine.command import expand_tilde
 from spyke_kohya.errors import UsageError
 from spyke_kohya.findings import Finding, error, errors_in
 from spyke_kohya.presets.dataset import DatasetConfig, parse_dataset_config
-from spyke_kohya.presets.training import TrainingPreset, parse_training_preset
+from spyke_kohya.presets.training import TrainingPreset, parse_training_preset, sound_options
 
 Kind = Literal["dataset", "training"]
 Document = dict[str, Any]
@@ -31,6 +31,8 @@ _TOML_FAULTS = (ValueError, TypeError, IndexError, KeyError, AttributeError, Rec
 class Loaded:
     """A preset as it was read. ``training`` and ``dataset`` are None where the file has faults, said in ``findings``.
 
+    ``options`` are the sound ones of a training preset, also where it has faults, so that the rest can be examined.
+
     ``dataset_path``, ``dataset_text`` and ``dataset_document`` are the dataset preset's own, which a training preset
     names.
     """
@@ -41,6 +43,7 @@ class Loaded:
     text: str
     findings: tuple[Finding, ...]
     training: TrainingPreset | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     dataset: DatasetConfig | None = None
     dataset_path: Path | None = None
     dataset_text: str = ""
@@ -125,10 +128,11 @@ def apply_setting(document: Document, setting: str) -> Document:
 def _load_training(name: str, file: _File, document: Document, root: Path) -> Loaded:
     where = shown_path(file.path, root)
     preset, findings = parse_training_preset(document, where)
+    options = sound_options(document.get("train_network"))
     text = _text_of(file, document)
     dataset_name = document.get("dataset")
     if not isinstance(dataset_name, str) or not dataset_name:
-        return Loaded(name, file.path, "training", text, tuple(findings), training=preset)
+        return Loaded(name, file.path, "training", text, tuple(findings), training=preset, options=options)
     dataset_file = _read(dataset_name, root, is_preset_file=False, named_by=f"{where}: dataset")
     findings += dataset_file.findings
     config: DatasetConfig | None = None
@@ -142,6 +146,7 @@ def _load_training(name: str, file: _File, document: Document, root: Path) -> Lo
         text,
         tuple(findings),
         training=preset,
+        options=options,
         dataset=config,
         dataset_path=dataset_file.path,
         dataset_text=dataset_file.text,

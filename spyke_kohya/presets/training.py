@@ -97,6 +97,12 @@ def parse_training_preset(document: Mapping[str, Any], where: str) -> tuple[Trai
     return (None if errors_in(findings) else preset), findings
 
 
+def sound_options(table: object) -> dict[str, Any]:
+    """Those entries of a ``[train_network]`` table that nothing is wrong with."""
+    options = table if isinstance(table, dict) else {}
+    return {name: value for name, value in options.items() if name not in RESERVED and not check_option(name, value)}
+
+
 def check_train_network(options: Mapping[str, object], where: str) -> list[Finding]:
     """Everything wrong with ``[train_network]``: names, types, choices, and what the launcher keeps to itself."""
     findings = []

@@ -86,8 +86,8 @@ def notice_of(event: Event | Notice | None, watch: Watch) -> str:
                 f"training on {watch.device}: {event.batches_per_epoch} batches an epoch, {event.epochs} "
                 f"{'epoch' if event.epochs == 1 else 'epochs'}, {event.total_steps} steps"
             )
-        case CheckpointAnnounced(path, after_step):
-            return f"step {after_step}: saved {PurePath(path).name}"
+        case CheckpointAnnounced(path):
+            return f"step {event.step}: saved {PurePath(path).name}"
         case EngineWarning(text) if watch.warnings <= 5:
             return f"engine warning: {text}"
     return ""
@@ -107,7 +107,7 @@ def state_line(watch: Watch) -> str:
         parts.append(f"{step.seconds_per_step:.3g} s/step")
         parts.append(f"{duration((step.total - step.step) * step.seconds_per_step)} left")
     if watch.checkpoints:
-        parts.append(f"saved {watch.checkpoints[-1].after_step}")
+        parts.append(f"saved {watch.checkpoints[-1].step}")
     return " · ".join(parts)
 
 

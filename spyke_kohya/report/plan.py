@@ -18,11 +18,6 @@ def plan_text(plan: Plan) -> str:
     return "\n".join([*lines, *_checkpoint_lines(plan)])
 
 
-def size_text(size_bytes: int) -> str:
-    """``756 MB``, ``1.5 GB``: thousands, as the Finder counts."""
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
-
-
 def _dataset_lines(dataset: DatasetPlan, index: int, count: int) -> Iterator[str]:
     name = f"dataset {index}, " if count > 1 else ""
     yield f"folders ({name}batch size {dataset.batch_size})"
@@ -37,9 +32,8 @@ def _dataset_lines(dataset: DatasetPlan, index: int, count: int) -> Iterator[str
 
 
 def _checkpoint_lines(plan: Plan) -> Iterator[str]:
-    size = "size unknown" if plan.disk_bytes is None else f"about {size_text(plan.disk_bytes)} on the disk"
     count = len(plan.checkpoints)
-    yield f"checkpoints ({count} {'file' if count == 1 else 'files'}, {size})"
+    yield "checkpoints" if count else "no checkpoints"
     lines = [f"  step {saved.step:>6}: {saved.file}" for saved in plan.checkpoints]
     if count > _MANY:
         half = _MANY // 2

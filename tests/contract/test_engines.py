@@ -32,7 +32,8 @@ def test_a_run_ends_well_beside_a_hostile_accelerate_config(bench, trained):
     assert record["result"]["steps"] == STEPS
 
 
-def test_the_engine_counts_what_the_plan_says(bench, trained):
+@pytest.mark.usefixtures("trained")
+def test_the_engine_counts_what_the_plan_says(bench):
     run = bench.run_directory("spyke")
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     (header,) = [event for event in events if event["event"] == "Header"]
@@ -42,7 +43,8 @@ def test_the_engine_counts_what_the_plan_says(bench, trained):
     assert json.loads((run / "run.json").read_text())["plan"]["total_steps"] == STEPS
 
 
-def test_every_step_has_a_finite_loss_and_the_window_is_an_epoch(bench, trained):
+@pytest.mark.usefixtures("trained")
+def test_every_step_has_a_finite_loss_and_the_window_is_an_epoch(bench):
     with (bench.run_directory("spyke") / "losses.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     losses = [float(row["loss"]) for row in rows]
@@ -54,7 +56,8 @@ def test_every_step_has_a_finite_loss_and_the_window_is_an_epoch(bench, trained)
     assert {"lr_unet", "lr_textencoder"} <= rows[0].keys()
 
 
-def test_the_checkpoints_have_the_names_steps_and_keys_of_sd_scripts(bench, trained):
+@pytest.mark.usefixtures("trained")
+def test_the_checkpoints_have_the_names_steps_and_keys_of_sd_scripts(bench):
     folder = bench.root / "output" / "spyke"
     expected = {step_file("spyke", step): step for step in (5, 10, 15)} | {last_file("spyke"): STEPS}
     assert {file.name for file in folder.glob("*.safetensors")} == expected.keys()
@@ -136,8 +139,6 @@ def _trainer_of(run: Path) -> int:
 
 
 def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether it runs; one that has ended and that nobody has asked for its exit code (a zombie) does not."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
