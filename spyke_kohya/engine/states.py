@@ -52,6 +52,8 @@ def state_saving(options: Mapping[str, Any], *, total_steps: int, steps_per_epoc
         added["save_every_n_epochs"] = 1
     if not options.get("save_last_n_epochs_state"):
         added["save_last_n_epochs_state"] = STATES_KEPT
+    if "save_state" in added and options.get("save_every_n_steps") and not options.get("save_last_n_steps_state"):
+        added["save_last_n_steps_state"] = 1  # of those that nobody asked for the newest is enough
     return StateSaving(added, epoch_files_unasked=not saves_epochs, other_states_unasked="save_state" in added)
 
 
