@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from spyke_kohya.rank.judge import RankResult
     from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
     from spyke_kohya.run.launch import Launch
+    from spyke_kohya.run.redact import Redactor
     from spyke_kohya.run.train import Outcome
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -161,6 +163,18 @@ def plan(
 @click.option("--locked", is_flag=True, help="Refuse unless everything is as `lock` recorded it.")
 @click.option("--dry-run", is_flag=True, help="Print the locked command and start nothing.")
 @click.option("--smoke", is_flag=True, help="Run 5 steps into a scratch directory.")
+@click.option("--resume", is_flag=True, help="Go on with this preset's last run, from its newest whole state.")
+@click.option(
+    "--nan-patience",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="End a run after so many steps without a number for a loss.",
+)
+@click.option(
+    "--stall-timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="End a run that says nothing for so long."
+)
+@click.option("--end-stale", is_flag=True, help="End what an earlier run has left running here.")
 @_SET
 @_ENGINE
 @_ROOT
@@ -172,6 +186,10 @@ def train(
     locked: bool,
     dry_run: bool,
     smoke: bool,
+    resume: bool,
+    nan_patience: int,
+    stall_timeout: float | None,
+    end_stale: bool,
     settings: Sequence[str],
     engine: Path | None,
     root: Path,
@@ -182,14 +200,15 @@ def train(
     scratch = Path(tempfile.gettempdir()) / f"spyke-smoke-{os.getpid()}"
     smoke_settings = _smoke_settings(scratch) if smoke else ()
     asked = _asked(preset, recorded, [*settings, *smoke_settings], root.absolute())
-    launch, findings = _prepare(asked, engine, locked)
+    prepare = partial(_prepare, asked, engine, locked)
+    launch, findings = prepare(resume)
     _say_findings(findings)
     if dry_run:
         _print_json(launch.to_dict()) if as_json else click.echo(launch.command.as_shell(), nl=False)
         return
     if _exit_code(findings, strict):
         raise _blocked(findings, "not started")
-    outcome = _run(launch)
+    launch, outcome = _run_locked(launch, lambda: prepare(True)[0], (nan_patience, stall_timeout), end_stale)
     if as_json:
         _print_json(outcome.to_dict())
     _tell_outcome(launch, outcome)
@@ -482,20 +501,27 @@ def _asked(preset: str | None, recorded: Path | None, settings: Sequence[str], r
     return Asked(again.loaded, again.root, again.engine, run.lock if run.lock.is_file() else None)
 
 
-def _prepare(asked: Asked, engine: Path | None, locked: bool) -> tuple[Launch, list[Finding]]:
+def _prepare(asked: Asked, engine: Path | None, locked: bool, resume: bool) -> tuple[Launch, list[Finding]]:
     from spyke_kohya.audit.engine import check_engine
     from spyke_kohya.audit.examine import examine
     from spyke_kohya.lock import lock_path, lock_text
+    from spyke_kohya.run.identity import identify
     from spyke_kohya.run.launch import prepare_launch
+    from spyke_kohya.run.resume import find_segment
 
     examined = examine(asked.loaded, asked.root)
-    if examined.loaded.training is None or examined.plan is None:
+    if examined.loaded.training is None or examined.plan is None or examined.scan is None:
         _say_findings(examined.findings)
         raise _blocked(examined.findings, "there is nothing to start")
     found = _find_engine(asked.loaded, engine, asked.root, asked.engine)
-    launch = prepare_launch(
-        asked.loaded, examined.plan, found, root=asked.root, now=datetime.now(), inherited=os.environ
+    identity = identify(asked.loaded, examined.scan, found, asked.root)
+    prepare = partial(
+        prepare_launch, asked.loaded, examined.plan, found, root=asked.root, inherited=os.environ, identity=identity
     )
+    launch = prepare(now=datetime.now())
+    if resume:
+        segment = find_segment(launch.output_dir, launch.output_name, examined.plan, identity)
+        launch = prepare(now=datetime.now(), segment=segment)
     findings = [*examined.findings, *check_engine(found), *_engine_drift(asked, found)]
     lock = lock_path(asked.loaded) if locked else asked.lock
     if lock:
@@ -544,12 +570,66 @@ def _find_engine(
     )
 
 
-def _run(launch: Launch) -> Outcome:
+def _run_locked(
+    launch: Launch, resumed: Callable[[], Launch], patience: tuple[int, float | None], end_stale: bool
+) -> tuple[Launch, Outcome]:
+    """Run the launch as the only one in its output directory, and go on after a crash where the preset says so."""
+    from spyke_kohya.run.lock import output_lock
+    from spyke_kohya.run.train import MOST_RESUMES
+
+    with output_lock(launch.output_dir):
+        _clear_stale(launch.output_dir, end_stale)
+        outcome = _run(launch, patience)
+        for time in range(1, MOST_RESUMES + 1):
+            if not (outcome.crashed and launch.auto_resume):
+                break
+            _say(f"crashed at step {outcome.steps}: {outcome.reason}\nresuming by itself, {time} of {MOST_RESUMES}")
+            try:
+                launch = resumed()
+            except PresetError as fault:
+                _say(fault_text(fault))
+                break
+            outcome = _run(launch, patience)
+    return launch, outcome
+
+
+def _clear_stale(output_dir: Path, end_stale: bool) -> None:
+    """Say which runs here ended without a word; what is left of them is ended only by who was told to."""
+    from spyke_kohya.run.lock import STALE, mark_stale, stale_runs
+    from spyke_kohya.run.processes import end_group
+
+    for stale in stale_runs(output_dir):
+        if not stale.is_marked:
+            mark_stale(stale, datetime.now(), _redactor())
+            _say(f"stale: {stale.run.path.name}: {STALE}")
+        if not (stale.left and stale.group):
+            continue
+        left = f"{stale.run.path.name} still trains: process {', '.join(map(str, stale.left))}"
+        if not (end_stale or (sys.stdin.isatty() and sys.stderr.isatty() and click.confirm(f"{left}. End it?"))):
+            remedy = "end it with --end-stale, or wait for its end"
+            raise PresetError(left, where=str(stale.run.path), remedy=remedy)
+        if not end_group(stale.group):
+            raise PresetError(f"{left}, and can't be ended", where=str(stale.run.path), remedy="end it yourself")
+        _say(f"ended what was left of {stale.run.path.name}")
+
+
+def _run(launch: Launch, patience: tuple[int, float | None]) -> Outcome:
+    from spyke_kohya.run.supervision import Patience
     from spyke_kohya.run.train import train as run_training
 
     _say(f"run directory: {launch.run.path}")
+    if launch.segment:
+        _say(launch.segment.in_words)
     with _display() as display:
-        return run_training(launch, inherited=os.environ, listen=display, now=datetime.now)
+        return run_training(
+            launch,
+            inherited=os.environ,
+            listen=display,
+            now=datetime.now,
+            patience=Patience(*patience),
+            complain=_say,
+            awake=sys.platform == "darwin",
+        )
 
 
 def _display() -> PlainDisplay | TerminalDisplay:
@@ -565,9 +645,11 @@ def _tell_outcome(launch: Launch, outcome: Outcome) -> None:
 
     steps = f"{outcome.steps} steps in {duration(outcome.duration_s)}"
     if outcome.status == "interrupted":
-        raise Interrupted(f"{outcome.reason} after {steps}; what was saved is kept", where=str(launch.run.path))
+        remedy = f"go on with `spyke-kohya train {launch.preset.name} --resume`" if outcome.states else ""
+        what = f"{outcome.reason} after {steps}; what was saved is kept"
+        raise Interrupted(what, where=str(launch.run.path), remedy=remedy)
     if outcome.status == "failed":
-        remedy = f"see {launch.run.console}: the engine's whole console"
+        remedy = outcome.remedy or f"see {launch.run.console}: the engine's whole console"
         raise TrainingFailed(
             f"training failed after {steps}: {outcome.reason}", where=str(launch.run.path), remedy=remedy
         )
@@ -646,9 +728,9 @@ def _reaches(host: str) -> bool:
 
 
 def _crash_log() -> str:
+    text = f"spyke-kohya {__version__}, Python {sys.version}, {sys.platform}\n{' '.join(sys.argv)}\n\n"
     with tempfile.NamedTemporaryFile("w", prefix="spyke-kohya-", suffix=".log", delete=False, encoding="utf-8") as log:
-        log.write(f"spyke-kohya {__version__}, Python {sys.version}, {sys.platform}\n{' '.join(sys.argv)}\n\n")
-        log.write(traceback.format_exc())
+        log.write(_redactor().text(text + traceback.format_exc()))
     return log.name
 
 
@@ -662,8 +744,15 @@ def _say_findings(findings: Sequence[Finding]) -> None:
 
 
 def _say(text: str) -> None:
-    with suppress(BrokenPipeError):  # nobody listens
-        click.echo(text, err=True)
+    """To stderr, without secrets; who reads along may have left."""
+    with suppress(OSError):
+        click.echo(_redactor().text(text), err=True)
+
+
+def _redactor() -> Redactor:
+    from spyke_kohya.run.redact import Redactor
+
+    return Redactor(os.environ, Path.home())
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def _check_dataset(
 def _plan(
     loaded: Loaded, found: Scan, stated: Mapping[str, Any], num_processes: int, where: str
 ) -> tuple[Plan | None, list[Finding]]:
-    plan, findings = make_plan(found, stated, num_processes=num_processes, where=where)
+    save_states = loaded.training is not None and loaded.training.launch.save_state
+    plan, findings = make_plan(found, stated, num_processes=num_processes, save_states=save_states, where=where)
     if loaded.kind == "dataset":  # how long to train is said elsewhere
         findings = [finding for finding in findings if finding.code != "plan.steps-defaulted"]
     elif loaded.training is None:  # what is sound in it was counted, but nothing could be started
@@ -103,4 +104,4 @@ def _sized(plan: Plan | None, options: Mapping[str, Any], root: Path) -> Plan | 
     header = inspect_base_model(root / str(expand_home("pretrained_model_name_or_path", name))) if name else None
     if plan is None or header is None or header.form == "missing" or header.family == "SD1.5":
         return plan
-    return replace(plan, checkpoint_bytes=None)
+    return replace(plan, checkpoint_bytes=None, state_bytes=None)

@@ -30,6 +30,12 @@ class Launch(BaseModel):
     engine: str | None = None
     """A directory with sd-scripts' train_network.py, where neither --engine nor SPYKE_ENGINE names one."""
 
+    save_state: bool = True
+    """Save a state at the end of every epoch, so that `train --resume` can go on from it; the last two are kept."""
+
+    auto_resume: bool = False
+    """After a crash that is neither a NaN nor a bad configuration, resume by itself, at most 3 times."""
+
 
 class Expect(BaseModel):
     """What you planned. A plan that differs stops before the launch."""
