@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
     from spyke_kohya.engine.release import Engine
     from spyke_kohya.presets.loading import Loaded
-    from spyke_kohya.rank.judge import RankResult
+    from spyke_kohya.rank.judge import Evidence, HeldoutResult, RankResult
     from spyke_kohya.run.launch import Launch
     from spyke_kohya.run.train import Outcome
 
@@ -177,8 +177,11 @@ def train(
 
 
 @cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
-@click.option("--losses", type=_FILE, help="Losses from this CSV or console log, not from a run's record.")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True), metavar="DIR")
+@click.option("--by", type=click.Choice(["avr_loss", "loss", "heldout"]), help="[default: the best evidence there is]")
+@click.option(
+    "--losses", type=click.Path(path_type=Path), help="Losses from this CSV, console log or TensorBoard folder."
+)
 @click.option("--window", type=click.IntRange(min=1), help="Batches in an epoch, where nothing says it.")
 @click.option("--name", help="The output_name to rank, where a directory holds several.")
 @click.option("--every", type=click.IntRange(min=1), help="Rank only steps that are multiples of this, and the last.")
@@ -186,6 +189,7 @@ def train(
 @_JSON
 def rank(
     directory: Path,
+    by: Evidence | None,
     losses: Path | None,
     window: int | None,
     name: str | None,
@@ -195,17 +199,54 @@ def rank(
 ) -> None:
     """Rank checkpoints by the minimum of the loss curve, with the uncertainty said.
 
-    DIR is an output directory or a run directory.
+    DIR is an output directory or a run directory, or what holds losses: a TensorBoard folder, a console log, a CSV
+    file. The best evidence is the loss on held-out pictures where `evaluate` measured it, else avr_loss; `loss` is the
+    mean of the per-step losses around each checkpoint.
     """
-    from spyke_kohya.rank.judge import rank_directory
+    from spyke_kohya.rank.judge import rank_best
 
-    result = rank_directory(directory, losses=losses, window=window, name=name, every=every)
+    result = rank_best(directory, by=by, losses=losses, window=window, name=name, every=every)
     if as_json:
         _print_json(result.to_dict())
         if png:
             _write_png(result, png)
     else:
         _show_ranking(result, png)
+
+
+@cli.command(short_help="Measure every checkpoint on pictures it never saw.")
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="RUN")
+@click.option("--heldout", type=_DIRECTORY, help="Held-out pictures, in the place of those that the preset named.")
+@click.option("--quick", is_flag=True, help="8 pictures at 4 timesteps: a third of the time, and less certain.")
+@click.option("--name", help="The output_name to evaluate, where a directory holds several.")
+@_ENGINE
+@_JSON
+def evaluate(
+    run: Path, heldout: Path | None, quick: bool, name: str | None, engine: Path | None, as_json: bool
+) -> None:
+    """Measure the loss of every checkpoint on pictures that were not trained on, and rank by it.
+
+    RUN is a run directory, or an output directory, whose newest run is taken. What is measured already is not measured
+    again, so an interrupted evaluation goes on where it stopped.
+    """
+    from spyke_kohya.evaluate.evaluation import forecast, measure, prepare
+    from spyke_kohya.evaluate.subject import read_subject
+    from spyke_kohya.rank.judge import rank_heldout
+    from spyke_kohya.report.heldout import cost_text, forecast_text, progress_text
+    from spyke_kohya.report.live import ProgressLine
+
+    subject = read_subject(run, name)
+    found = _find_engine(None, engine or subject.engine_dir, subject.root)
+    request = prepare(subject, found, heldout_dir=heldout.absolute() if heldout else None, quick=quick)
+    _say(forecast_text(forecast(subject, request)))
+    with ProgressLine(sys.stderr) as line:
+        cost = measure(
+            subject, request, found, inherited=os.environ, listen=lambda progress: line.show(progress_text(progress))
+        )
+    if cost:
+        _say(cost_text(cost))
+    result = rank_heldout(subject.run.path, subject.run.output_dir)
+    _print_json(result.to_dict()) if as_json else _show_heldout(result, None)
 
 
 @cli.command(short_help="Can this machine train at all?")
@@ -306,7 +347,21 @@ def _rank_run(launch: Launch) -> RankResult:
     return rank_directory(launch.run.under(launch.root).path)
 
 
-def _show_ranking(result: RankResult, png: Path | None) -> None:
+def _show_heldout(result: HeldoutResult, png: Path | None) -> None:
+    from spyke_kohya.report.heldout import heldout_table
+
+    click.echo(heldout_table(result.ranking, min(shutil.get_terminal_size((100, 24)).columns, 120), result.title))
+    picture = png or result.run_dir / "evaluation.png"
+    _write_png(result, picture)
+    click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
+
+
+def _show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
+    from spyke_kohya.rank.judge import HeldoutResult
+
+    if isinstance(result, HeldoutResult):
+        _show_heldout(result, png)
+        return
     from spyke_kohya.report.text import loss_chart, ranking_table
 
     width = min(shutil.get_terminal_size((80, 24)).columns, 100)
@@ -317,11 +372,16 @@ def _show_ranking(result: RankResult, png: Path | None) -> None:
     click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
 
 
-def _write_png(result: RankResult, picture: Path) -> None:
+def _write_png(result: RankResult | HeldoutResult, picture: Path) -> None:
+    from spyke_kohya.rank.judge import HeldoutResult
+    from spyke_kohya.report.heldout import write_heldout_png
     from spyke_kohya.report.picture import write_ranking_png
 
     try:
-        write_ranking_png(picture, result.curve, result.ranking, result.title)
+        if isinstance(result, HeldoutResult):
+            write_heldout_png(picture, result.ranking, result.title)
+        else:
+            write_ranking_png(picture, result.curve, result.ranking, result.title)
     except OSError as fault:
         message = f"the picture can't be written: {fault.strerror}"
         raise UsageError(message, where=str(picture), remedy="name another place with --png FILE") from fault

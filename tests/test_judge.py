@@ -164,7 +164,7 @@ def test_a_checkpoint_without_metadata_is_placed_by_what_is_known_of_the_trainin
 
 
 def test_a_directory_that_is_none_is_a_slip_of_the_command(tmp_path):
-    with pytest.raises(UsageError, match="no such directory"):
+    with pytest.raises(UsageError, match="no such file or directory"):
         rank_directory(tmp_path / "nowhere")
 
 

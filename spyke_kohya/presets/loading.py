@@ -200,7 +200,7 @@ def _broken(fault: Exception, path: Path, where: str) -> Finding:
 
 
 def _is_training(document: Document) -> bool:
-    return bool(document.keys() & {"train_network", "dataset", "launch", "expect"})
+    return bool(document.keys() & {"train_network", "dataset", "launch", "expect", "evaluate", "samples"})
 
 
 def shown_path(path: Path, root: Path) -> str:
