@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -22,6 +23,7 @@ from spyke_kohya.errors import (
     DatasetError,
     EngineError,
     Interrupted,
+    NothingToRank,
     PresetError,
     SpykeError,
     TrainingFailed,
@@ -55,8 +57,11 @@ _SET = click.option(
 def main() -> NoReturn:
     """Run the command line; every ending has its exit code, and none is a traceback."""
     try:
-        cli.main(standalone_mode=False)
+        with cli.make_context("spyke-kohya", sys.argv[1:]) as context:  # cli.main would make a closed pipe an error
+            cli.invoke(context)
         sys.exit(0)
+    except click.exceptions.Exit as ending:
+        sys.exit(ending.exit_code)
     except click.ClickException as fault:
         fault.show()
         sys.exit(fault.exit_code)
@@ -129,10 +134,9 @@ def plan(
     completed = {"max_train_epochs": epochs, "gradient_accumulation_steps": gradient_accumulation_steps}
     options = {name: value for name, value in completed.items() if value is not None}
     examined = examine(load(preset, root.absolute(), settings), root.absolute(), options, num_processes=num_processes)
+    _say_findings(examined.findings)
     if examined.plan is None:
         raise _blocked(examined.findings, "sd-scripts could not start, so there is no plan")
-    if examined.findings:
-        _say(findings_text(examined.findings))
     if as_json:
         _print_json(examined.plan.to_dict())
     else:
@@ -159,22 +163,24 @@ def train(
     as_json: bool,
 ) -> None:
     """Run the locked accelerate launch train_network.py, watch it, record it, rank its checkpoints."""
-    with tempfile.TemporaryDirectory(prefix="spyke-smoke-") as scratch:
-        smoke_settings = _smoke_settings(Path(scratch)) if smoke else ()
-        launch, findings = _prepare(preset, [*settings, *smoke_settings], engine, root.absolute())
-        if findings:
-            _say(findings_text(findings))
-        if dry_run:
-            _print_json(launch.to_dict()) if as_json else click.echo(launch.command.as_shell(), nl=False)
-            return
-        if _exit_code(findings, strict):
-            raise _blocked(findings, "not started")
-        outcome = _run(launch)
-        if as_json:
-            _print_json(outcome.to_dict())
-        _tell_outcome(launch, outcome, smoke=smoke)
-        if not (smoke or as_json):
-            _show_ranking(_rank_run(launch), None)
+    scratch = Path(tempfile.gettempdir()) / f"spyke-smoke-{os.getpid()}"
+    smoke_settings = _smoke_settings(scratch) if smoke else ()
+    launch, findings = _prepare(preset, [*settings, *smoke_settings], engine, root.absolute())
+    _say_findings(findings)
+    if dry_run:
+        _print_json(launch.to_dict()) if as_json else click.echo(launch.command.as_shell(), nl=False)
+        return
+    if _exit_code(findings, strict):
+        raise _blocked(findings, "not started")
+    outcome = _run(launch)
+    if as_json:
+        _print_json(outcome.to_dict())
+    _tell_outcome(launch, outcome)
+    if smoke:
+        shutil.rmtree(scratch)
+        _say("smoke run: everything works; its files are removed")
+    elif not as_json:
+        _rank_run(launch)
 
 
 @cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
@@ -335,6 +341,7 @@ def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -
 
     loaded = load(preset, root.absolute()) if preset else None
     if loaded and loaded.training is None:
+        _say_findings(loaded.findings)
         raise _blocked(loaded.findings, "not a training preset without faults")
     patient = Patient(
         find_engine=lambda: _find_engine(loaded, engine, root.absolute()),
@@ -369,6 +376,7 @@ def _prepare(name: str, settings: Sequence[str], engine: Path | None, root: Path
 
     examined = _examine(name, root, settings)
     if examined.loaded.training is None or examined.plan is None:
+        _say_findings(examined.findings)
         raise _blocked(examined.findings, "there is nothing to start")
     found = _find_engine(examined.loaded, engine, root)
     launch = prepare_launch(examined.loaded, examined.plan, found, root=root, now=datetime.now(), inherited=os.environ)
@@ -399,7 +407,7 @@ def _run(launch: Launch) -> Outcome:
         return run_training(launch, inherited=os.environ, listen=display, now=datetime.now)
 
 
-def _tell_outcome(launch: Launch, outcome: Outcome, *, smoke: bool) -> None:
+def _tell_outcome(launch: Launch, outcome: Outcome) -> None:
     from spyke_kohya.report.live import duration
 
     steps = f"{outcome.steps} steps in {duration(outcome.duration_s)}"
@@ -411,14 +419,18 @@ def _tell_outcome(launch: Launch, outcome: Outcome, *, smoke: bool) -> None:
             f"training failed after {steps}: {outcome.reason}", where=str(launch.run.path), remedy=remedy
         )
     _say(f"finished: {steps}, {len(outcome.checkpoints)} checkpoints, all whole")
-    if smoke:
-        _say("smoke run: everything works; its files are removed")
 
 
-def _rank_run(launch: Launch) -> RankResult:
+def _rank_run(launch: Launch) -> None:
+    """Rank a run that ended well; that it holds nothing to rank does not make it a failure."""
     from spyke_kohya.rank.judge import rank_directory
 
-    return rank_directory(launch.run.under(launch.root).path)
+    try:
+        result = rank_directory(launch.run.under(launch.root).path)
+    except NothingToRank as fault:
+        _say(f"not ranked: {fault.what}")
+    else:
+        _show_ranking(result, None)
 
 
 def _show_heldout(result: HeldoutResult, png: Path | None) -> None:
@@ -493,7 +505,6 @@ def _blame(finding: Finding) -> type[SpykeError]:
 
 def _blocked(findings: Sequence[Finding], what: str) -> SpykeError:
     errors = errors_in(findings) or list(findings)
-    _say(findings_text(findings))
     kind = min((_blame(finding) for finding in errors), key=lambda error: error.exit_code, default=PresetError)
     return kind(f"{what}: {count_text(findings)}")
 
@@ -519,8 +530,14 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def _say_findings(findings: Sequence[Finding]) -> None:
+    if findings:
+        _say(findings_text(findings))
+
+
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    with suppress(BrokenPipeError):  # nobody listens
+        click.echo(text, err=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spyke_kohya.audit.base_model import check_base_model
+from spyke_kohya.audit.output import nearest_that_stands
 from spyke_kohya.engine.base_model import inspect_base_model
 from spyke_kohya.engine.command import expand_home
 from spyke_kohya.engine.imports import required_modules
@@ -115,16 +116,24 @@ def _engine_python(engine: Engine, patient: Patient) -> Iterator[Check]:
             cwd=patient.root,
             timeout_s=_PROBE_TIMEOUT_S,
         )
+    except EngineError as fault:
+        yield _unusable(engine, fault.what)
+        return
+    try:
         told: dict[str, Any] = json.loads(answer.stdout)
-    except (EngineError, ValueError) as fault:
-        yield Check(
-            "engine's Python", "fault", f"{engine.python}: {fault}", "set SPYKE_ENGINE_PYTHON to a working Python"
-        )
+    except ValueError:
+        last_words = answer.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        yield _unusable(engine, last_words or f"it ended with exit code {answer.returncode} and no answer")
         return
     yield _modules(engine, wanted, told)
     if "torch" in told:
         yield _device(told, patient)
     yield _launcher(engine)
+
+
+def _unusable(engine: Engine, why: str) -> Check:
+    remedy = "set SPYKE_ENGINE_PYTHON to a Python in which `import torch` works"
+    return Check("engine's Python", "fault", f"{engine.python}: {why}", remedy)
 
 
 def _modules(engine: Engine, wanted: list[str], told: Mapping[str, Any]) -> Check:
@@ -222,9 +231,7 @@ def _tokenizer_places(patient: Patient) -> Iterator[Path]:
 
 def _disk(patient: Patient) -> Check:
     output = patient.preset.options["output_dir"] if patient.preset else "."
-    place = patient.root / str(expand_home("output_dir", output))
-    while not place.exists():
-        place = place.parent
+    place = nearest_that_stands(patient.root / str(expand_home("output_dir", output)))
     free = shutil.disk_usage(place).free
     about = f"{free / 1e9:.0f} GB free at {place}"
     if free > _FEW_BYTES:

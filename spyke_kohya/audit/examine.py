@@ -94,6 +94,8 @@ def _plan(
     plan, findings = make_plan(found, stated, num_processes=num_processes, where=where)
     if loaded.kind == "dataset":  # how long to train is said elsewhere
         findings = [finding for finding in findings if finding.code != "plan.steps-defaulted"]
+    elif loaded.training is None:  # what is sound in it was counted, but nothing could be started
+        plan = None
     return plan, findings
 
 

@@ -17,7 +17,7 @@ def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, wher
     """Findings on ``output_dir`` and ``output_name``; nothing is made or written."""
     place = f"{where}: [train_network] output_dir"
     directory = root / str(expand_home("output_dir", options["output_dir"]))
-    standing = _nearest_that_stands(directory)
+    standing = nearest_that_stands(directory)
     if not standing.is_dir():
         return [error("output.not-a-directory", place, f"{standing} is a file", "name another directory")]
     if not os.access(standing, os.W_OK | os.X_OK):
@@ -26,10 +26,18 @@ def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, wher
     return [*_room(standing, plan, place), *_name(str(options["output_name"]), where)]
 
 
-def _nearest_that_stands(directory: Path) -> Path:
-    while not directory.exists() and directory != directory.parent:
+def nearest_that_stands(directory: Path) -> Path:
+    """``directory``, or the nearest above it that exists."""
+    while not _stands(directory) and directory != directory.parent:
         directory = directory.parent
     return directory
+
+
+def _stands(directory: Path) -> bool:
+    try:
+        return directory.exists()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
 
 
 def _room(directory: Path, plan: Plan | None, place: str) -> list[Finding]:

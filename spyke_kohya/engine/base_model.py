@@ -11,6 +11,8 @@ from typing import Literal
 Family = Literal["SD1.5", "SD2", "SDXL", "SD3", "FLUX", "unknown"]
 
 _MAX_HEADER_BYTES = 100_000_000
+# What reading a header raises that isn't one, or is one of something else
+_BROKEN = (OSError, ValueError, struct.error, LookupError, TypeError, AttributeError, RecursionError)
 
 # A tensor that only this family's original checkpoints have (sd-scripts v0.10.1 model_util.py, sdxl_model_util.py).
 _TELLING_KEYS: tuple[tuple[str, Family], ...] = (
@@ -42,15 +44,18 @@ class BaseHeader:
 
 def inspect_base_model(path: Path) -> BaseHeader:
     """Look at a base model: a safetensors file, a diffusers directory, or a .ckpt. Never raises."""
-    if path.is_dir():
-        return _inspect_directory(path)
-    if not path.is_file():
-        return BaseHeader("missing", "unknown", "there is no such file or directory")
+    try:
+        if path.is_dir():
+            return _inspect_directory(path)
+        if not path.is_file():
+            return BaseHeader("missing", "unknown", "there is no such file or directory")
+    except OSError as fault:  # a name that is too long, a folder that may not be entered
+        return BaseHeader("missing", "unknown", str(fault.strerror))
     if path.suffix.lower() != ".safetensors":
         return BaseHeader("pickle", "unknown")
     try:
         keys = _tensor_names(path)
-    except (OSError, ValueError, struct.error) as fault:
+    except _BROKEN as fault:
         return BaseHeader("broken", "unknown", f"not a readable safetensors file: {fault}")
     return BaseHeader("safetensors", family_of(keys))
 
@@ -69,7 +74,7 @@ def _tensor_names(path: Path) -> list[str]:
             raise ValueError("its header is longer than the file")
         header = json.loads(stream.read(length))
     names = [name for name in header if name != "__metadata__"]
-    end = 8 + length + max(header[name]["data_offsets"][1] for name in names)
+    end = 8 + length + max((header[name]["data_offsets"][1] for name in names), default=0)
     if path.stat().st_size < end:
         raise ValueError(f"it is cut short: {path.stat().st_size} of {end} bytes")
     return names
@@ -79,7 +84,7 @@ def _inspect_directory(path: Path) -> BaseHeader:
     try:
         index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
         encoder = json.loads((path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
+        family = _PIPELINES.get(index.get("_class_name", ""))
+        return BaseHeader("diffusers", family or _TEXT_ENCODERS.get(encoder.get("hidden_size"), "unknown"))
+    except _BROKEN as fault:
         return BaseHeader("broken", "unknown", f"not a diffusers model: {fault}")
-    family = _PIPELINES.get(index.get("_class_name", ""))
-    return BaseHeader("diffusers", family or _TEXT_ENCODERS.get(encoder.get("hidden_size"), "unknown"))

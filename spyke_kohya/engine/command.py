@@ -6,22 +6,26 @@ Without its own ``--config_file`` accelerate reads ``~/.cache/huggingface/accele
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from spyke_kohya.engine.options import OptionValue, option_arguments
+from spyke_kohya.engine.options import OptionValue, Scalar, option_arguments
 from spyke_kohya.engine.targets import TARGET_ENVIRONMENT, Target
 
 # Off a terminal rich wraps the log at 80 columns, in the middle of paths, and stdout is block-buffered.
 COMMON_ENVIRONMENT: Mapping[str, str] = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "COLUMNS": "250"}
 
-# ACCELERATE_* overrides options, a rank makes a multi-process run of it, TQDM_* changes the bar that is read.
-DROPPED_PREFIXES = ("ACCELERATE_", "TQDM_")
+# ACCELERATE_* overrides options, TQDM_* changes the bar that is read, and a rank makes a multi-process run of it, MPI's
+# too (accelerate 1.6.0 state.py:778).
+DROPPED_PREFIXES = ("ACCELERATE_", "TQDM_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "MPI_LOCAL")
 DROPPED_NAMES = frozenset(
     ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"]
 )
+
+_SHELL_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 PATH_OPTIONS = frozenset(
     {
@@ -61,7 +65,8 @@ class LockedCommand:
 
     def as_shell(self) -> str:
         """A script that runs the same command by hand."""
-        unset = [f"unset {' '.join(self.env_removed)}"] if self.env_removed else []
+        names = [name for name in self.env_removed if _SHELL_NAME.fullmatch(name)]  # no shell hands on the others
+        unset = [f"unset {' '.join(names)}"] if names else []
         exports = [f"export {name}={shlex.quote(value)}" for name, value in self.env.items()]
         words = " \\\n  ".join(shlex.quote(word) for word in self.argv[2:])
         command = f"exec {shlex.join(self.argv[:2])} \\\n  {words}"
@@ -133,9 +138,21 @@ def expand_home(name: str, value: OptionValue) -> OptionValue:
     """Expand ``~`` in the value of a path option: sd-scripts would take it for a directory named ``~``."""
     if name not in PATH_OPTIONS:
         return value
-    if isinstance(value, list):
-        return [str(Path(item).expanduser()) if isinstance(item, str) else item for item in value]
-    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
+    return [_expanded(item) for item in value] if isinstance(value, list) else _expanded(value)
+
+
+def expand_tilde(path: str) -> str:
+    """``path`` with ``~`` written out; the home of a user that is unknown here stays as it is."""
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        return path
+
+
+def _expanded(value: Scalar) -> Scalar:
+    return expand_tilde(value) if isinstance(value, str) else value
 
 
 def _interferes(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,17 +24,17 @@ def required_modules(directory: Path, script: str) -> frozenset[str]:
             continue
         seen.add(file)
         for name in _imports_of(file, directory):
-            local = _local_file(directory, name)
-            if local:
-                waiting.append(local)
-            elif not (directory / name.partition(".")[0]).is_dir():
+            local = list(_local_files(directory, name))
+            waiting += local
+            if not local and not (directory / name.partition(".")[0]).is_dir():
                 required.add(name.partition(".")[0])
     return frozenset(required - set(sys.stdlib_module_names))
 
 
 def _imports_of(file: Path, directory: Path) -> Iterator[str]:
     try:
-        body = ast.parse(file.read_bytes()).body
+        with warnings.catch_warnings(action="ignore"):  # on the engine's source, which is not ours
+            body = ast.parse(file.read_bytes()).body
     except (OSError, SyntaxError, ValueError):
         return
     for node in _that_run_at_once(body):
@@ -64,12 +65,9 @@ def _absolute(node: ast.ImportFrom, file: Path, directory: Path) -> str:
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
-def _local_file(directory: Path, name: str) -> Path | None:
-    """The file of the engine's own that ``import name`` runs, if it is one of its modules."""
-    parts = name.split(".")
-    for length in range(len(parts), 0, -1):
+def _local_files(directory: Path, name: str) -> Iterator[Path]:
+    """The files of the engine's own that ``import name`` runs: the module's, and those of the packages around it."""
+    parts = name.split(".") if name else []
+    for length in range(1, len(parts) + 1):
         place = directory.joinpath(*parts[:length])
-        for file in (place.with_suffix(".py"), place / "__init__.py"):
-            if file.is_file():
-                return file
-    return None
+        yield from (file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file())

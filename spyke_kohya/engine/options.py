@@ -7,6 +7,7 @@ The table is a dump of that parser (``scripts/dump_engine_options.py``). sd-scri
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +17,10 @@ from typing import Literal, TypeAlias
 
 Scalar: TypeAlias = str | int | float | bool
 OptionValue: TypeAlias = Scalar | list[Scalar]
-OptionFault: TypeAlias = Literal["unknown-key", "wrong-type", "bad-choice"]
+OptionFault: TypeAlias = Literal["unknown-key", "wrong-type", "bad-choice", "unsafe-value"]
+
+# argparse takes a word of a list that begins with - for the next option, unless it reads as a number like these.
+_NEGATIVE_NUMBER = re.compile(r"-(\d+|\d*\.\d+)")
 
 # These belong to the launcher: it decides them for every run, so that the record of a run is always true.
 RESERVED: Mapping[str, str] = {
@@ -99,7 +103,8 @@ def check_option(name: str, value: object) -> tuple[OptionFault, str] | None:
     if option.choices is not None and value not in option.choices:
         choices = ", ".join(str(choice) for choice in option.choices if choice is not None)
         return "bad-choice", f"{value!r} is not one of {choices}"
-    return None
+    danger = next(filter(None, map(_danger, value)), None) if isinstance(value, list) else _unspeakable(str(value))
+    return ("unsafe-value", danger) if danger else None
 
 
 def option_arguments(options: Mapping[str, OptionValue]) -> list[str]:
@@ -116,6 +121,21 @@ def option_arguments(options: Mapping[str, OptionValue]) -> list[str]:
         else:
             words.append(f"--{name}={value}")
     return words
+
+
+def _danger(item: object) -> str | None:
+    """Why a list's item can't stand as a word of its own on the command line, or None."""
+    word = str(item)
+    if word.startswith("-") and not _NEGATIVE_NUMBER.fullmatch(word):
+        return f"{word!r} would be taken for another option"
+    return f"{word!r} holds a line break" if "\n" in word or "\r" in word else _unspeakable(word)
+
+
+def _unspeakable(word: str) -> str | None:
+    """Why no program can be given ``word`` at all, or None."""
+    if "\0" in word:
+        return f"{word!r} holds a null character"
+    return f"{word!r} is no valid Unicode" if any("\ud800" <= character <= "\udfff" for character in word) else None
 
 
 def _did_you_mean(name: str) -> str:

@@ -51,7 +51,7 @@ def find_engine(
     engine. ``SPYKE_ENGINE_PYTHON`` names its Python, else it is our own. Raises EngineError.
     """
     directory, named_by = _named_place(given, environment, preset_engine, root)
-    if not (directory / SCRIPT).is_file():
+    if not _is_file(directory / SCRIPT):
         raise EngineError(
             f"no sd-scripts here: {SCRIPT} is missing",
             where=f"{directory} ({named_by})",
@@ -59,7 +59,7 @@ def find_engine(
             "sd-scripts or kohya_ss/sd-scripts that you have",
         )
     python = Path(environment.get("SPYKE_ENGINE_PYTHON") or own_python).expanduser()
-    if not python.is_file():
+    if not _is_file(python):
         raise EngineError(
             "the engine's Python does not exist",
             where=f"{python} (SPYKE_ENGINE_PYTHON)",
@@ -92,6 +92,13 @@ def _named_place(
     beside_root = root / SUBMODULE
     submodule = beside_root if (beside_root / SCRIPT).is_file() else _CHECKOUT / SUBMODULE
     return submodule, "the submodule"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be entered, a name that is too long
+        return False
 
 
 def _git_dir(directory: Path) -> Path | None:

@@ -57,9 +57,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Cost:
-    """What it took: ``forward_s`` of the ``total_s`` were the predictions themselves, after ``loaded_s`` of loading."""
+    """What it took: of the ``total_s``, ``loaded_s`` to load the models and encode the pictures, ``text_s`` for the
+    captions and ``forward_s`` for the predictions themselves.
+    """
 
     forward_s: float
+    text_s: float
     loaded_s: float
     total_s: float
     most_memory_bytes: int
@@ -115,7 +118,7 @@ def measure(
     if not told or told[-1].get("stage") != "measured":
         raise EngineError("the evaluation ended before its end", where=str(subject.run.path / LOG_NAME))
     last = told[-1]
-    names = ("forward_s", "loaded_s", "total_s", "most_memory_bytes")
+    names = ("forward_s", "text_s", "loaded_s", "total_s", "most_memory_bytes")
     return Cost(**{name: last[name] for name in names}) if "forward_s" in last else None
 
 

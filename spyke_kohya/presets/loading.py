@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import toml
 
+from spyke_kohya.engine.command import expand_tilde
 from spyke_kohya.errors import UsageError
 from spyke_kohya.findings import Finding, error, errors_in
 from spyke_kohya.presets.dataset import DatasetConfig, parse_dataset_config
@@ -23,7 +24,7 @@ Document = dict[str, Any]
 
 PRESETS = Path("presets")
 # What toml 0.10.2 raises on a malformed document, beside its own TomlDecodeError (a ValueError).
-_TOML_FAULTS = (ValueError, TypeError, IndexError, KeyError, AttributeError)
+_TOML_FAULTS = (ValueError, TypeError, IndexError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
 
 def find_preset(name: str, root: Path) -> Path:
     """The file that ``name`` means: a path where it looks like one, else ``presets/NAME.toml``."""
-    given = Path(name).expanduser()
+    given = Path(expand_tilde(name))
     if given.suffix in (".toml", ".json") or len(given.parts) > 1:
         return root / given
     return root / PRESETS / f"{name}.toml"
@@ -112,13 +113,15 @@ def apply_setting(document: Document, setting: str) -> Document:
             remedy="write for example --set train_network.max_train_steps=20",
         )
     changed = deepcopy(document)
-    _put(changed, keys, _value(raw), setting)
-    if keys == ["train_network", "max_train_epochs"]:
+    value = _value(raw)
+    _put(changed, keys, value, setting)
+    if keys == ["train_network", "max_train_epochs"] and value is not None:
         changed["train_network"].pop("max_train_steps", None)
-    if keys == ["train_network", "max_train_steps"]:
+    if keys == ["train_network", "max_train_steps"] and value is not None:
         changed["train_network"].pop("max_train_epochs", None)
-        if "total_steps" in changed.get("expect", {}):
-            changed["expect"]["total_steps"] = changed["train_network"]["max_train_steps"]
+        expect = changed.get("expect")
+        if isinstance(expect, dict) and "total_steps" in expect:
+            expect["total_steps"] = value
     return changed
 
 
@@ -161,8 +164,8 @@ def _read(name: str, root: Path, *, is_preset_file: bool, named_by: str = "") ->
     except UnicodeDecodeError as fault:
         message = f"the file is not UTF-8: byte {fault.start} is 0x{fault.object[fault.start]:02x}"
         return _File(path, findings=[error("schema.not-utf8", where, message, "save it as UTF-8")])
-    except OSError as fault:
-        message = f"the file can't be read: {fault.strerror}"
+    except (OSError, ValueError) as fault:  # ValueError: a name that no file can have
+        message = f"the file can't be read: {getattr(fault, 'strerror', fault)}"
         return _File(path, findings=[error("schema.unreadable", where, message, "name a preset file")])
     try:
         document = json.loads(text) if path.suffix.lower() == ".json" else toml.loads(text)

@@ -164,7 +164,7 @@ def check_train_network(options: Mapping[str, object], where: str) -> list[Findi
             f"add {name} = ... under [train_network]",
         )
         for name, why in REQUIRED.items()
-        if name not in options
+        if options.get(name, "") == ""
     ]
 
 

@@ -18,7 +18,9 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,7 +48,8 @@ class SdScriptsModels:
 
         self.device, self.train_util = torch.device(request["device"]), train_util
         names = argparse.Namespace(pretrained_model_name_or_path=request["base"], v2=request["v2"], vae=request["vae"])
-        self.text_encoder, self.vae, self.unet, _ = train_util._load_target_model(names, torch.float32)
+        with weights_taken_over(train_util.UNet2DConditionModel):
+            self.text_encoder, self.vae, self.unet, _ = train_util._load_target_model(names, torch.float32)
         train_util.replace_unet_modules(self.unet, False, False, True)
         self.tokenizer = strategy_sd.SdTokenizeStrategy(
             request["v2"], request["max_token_length"], request["tokenizer_cache_dir"]
@@ -61,11 +64,8 @@ class SdScriptsModels:
         )
         return self.train_util.IMAGE_TRANSFORMS(pixels)
 
-    def tokenize(self, caption: str) -> Any:
-        return self.tokenizer.tokenize(caption)
-
-    def encode(self, tokens: Any) -> Tensor:
-        return self.encoding.encode_tokens(self.tokenizer, [self.text_encoder], tokens)[0]
+    def encode(self, caption: str) -> Tensor:
+        return self.encoding.encode_tokens(self.tokenizer, [self.text_encoder], self.tokenizer.tokenize(caption))[0]
 
     def predict(self, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
         return self.unet(noisy, times, text).sample
@@ -117,14 +117,10 @@ class DiffusersModels:
         cut = scaled.crop((left, top, left + width, top + height))
         return torch.from_numpy(np.asarray(cut, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1)
 
-    def tokenize(self, caption: str) -> Tensor:
+    def encode(self, caption: str) -> Tensor:
         length = self.tokenizer.model_max_length
-        return self.tokenizer(
-            caption, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).input_ids
-
-    def encode(self, tokens: Tensor) -> Tensor:
-        out = self.text_encoder(tokens.to(self.device), output_hidden_states=True)
+        tokens = self.tokenizer(caption, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        out = self.text_encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
         if self.clip_skip is None:
             return out.last_hidden_state
         return self.text_encoder.text_model.final_layer_norm(out.hidden_states[-self.clip_skip])
@@ -175,7 +171,8 @@ class Evaluation:
         self.measured = measured_rows(Path(request["out"]))
         self.names = [entry["name"] for entry in request["checkpoints"]]
         self.total = len(self.names) * len(request["pictures"]) * len(self.cells)
-        self.done, self.forward_s = 0, 0.0
+        self.done, self.forward_s, self.text_s = 0, 0.0, 0.0
+        self.texts: dict[str, Tensor] = {}
 
     def run(self) -> None:
         if all(self.missing(name, picture) == [] for name in self.names for picture in self.request["pictures"]):
@@ -195,19 +192,18 @@ class Evaluation:
             for entry in self.request["checkpoints"]:
                 self.measure(models, entry, rows)
         self.tell(
-            stage="measured", forward_s=self.forward_s, loaded_s=self.loaded_s,
+            stage="measured", forward_s=self.forward_s, text_s=self.text_s, loaded_s=self.loaded_s,
             total_s=time.perf_counter() - self.started, most_memory_bytes=most_memory_bytes(),
         )  # fmt: skip
 
     def encode_pictures(self, models: Models) -> None:
-        """The mean latent of every picture and its caption's tokens; then the VAE is given back."""
-        self.latents, self.tokens = [], []
+        """The mean latent of every picture; then the VAE is given back."""
+        self.latents = []
         models.vae.to(self.device)
         for number, picture in enumerate(self.request["pictures"]):
             self.tell(stage="encoding", picture=number + 1, pictures=len(self.request["pictures"]))
             pixels = models.read_picture(picture)[None].to(self.device, torch.float32)
             self.latents.append(models.vae.encode(pixels).latent_dist.mode()[0] * LATENT_SCALE)
-            self.tokens.append(models.tokenize(picture["caption"]))
         del models.vae
         gc.collect()
 
@@ -216,6 +212,7 @@ class Evaluation:
         missing = [self.missing(name, picture) for picture in self.request["pictures"]]
         if any(missing):
             models.use(load_file(entry["path"])) if entry["path"] else models.use_base()
+            self.texts.clear()  # a LoRA may train the text encoder too
         writer = csv.writer(rows, lineterminator="\n")
         for number, picture in enumerate(self.request["pictures"]):
             if missing[number]:
@@ -237,18 +234,36 @@ class Evaluation:
         batch = latents.expand(len(self.cells), *latents.shape)
         noisy = self.schedule.add_noise(batch, noise, times)
         target = self.schedule.get_velocity(batch, noise, times) if self.request["v_parameterization"] else noise
-        text = models.encode(self.tokens[number]).expand(len(self.cells), -1, -1)
+        text = self.text(models, picture["caption"]).expand(len(self.cells), -1, -1)
         began = time.perf_counter()
         predicted = models.predict(noisy, times, text)
         losses = (predicted.float() - target).square().mean(dim=(1, 2, 3)).tolist()
         self.forward_s += time.perf_counter() - began
         return dict(zip(self.cells, losses, strict=True))
 
+    def text(self, models: Models, caption: str) -> Tensor:
+        """What the text encoder makes of a caption, once a checkpoint; alone, so that no other caption touches it."""
+        if caption not in self.texts:
+            began = time.perf_counter()
+            self.texts[caption] = models.encode(caption)
+            self.text_s += time.perf_counter() - began
+        return self.texts[caption]
+
     def missing(self, name: str | None, picture: dict[str, Any]) -> list[Cell]:
         return [cell for cell in self.cells if (name, picture["name"], *cell) not in self.measured]
 
     def tell(self, **what: Any) -> None:
         print(json.dumps({"done": self.done, "total": self.total, **what}), flush=True)
+
+
+@contextmanager
+def weights_taken_over(model: type[nn.Module]) -> Iterator[None]:
+    """While models of this class are loaded, they take the file's own memory for their weights, and no copy of it."""
+    model.load_state_dict = partialmethod(model.load_state_dict, assign=True)
+    try:
+        yield
+    finally:
+        del model.load_state_dict  # the inherited one shows again
 
 
 def measured_rows(path: Path) -> set[tuple[str, str, int, int]]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from spyke_kohya.rank.windows import FloatArray
 
-DRAWS = 20_000
-FEWEST_DRAWS = 1_000
-WORK = 60_000_000  # draws x rows x pairs beyond which fewer draws are taken
+DRAWS = 10_000
+FEWEST_DRAWS = 2_000
+WORK = 5_000_000  # draws x rows x competitors beyond which fewer draws are taken
 SEED = 0
 
 
@@ -48,27 +48,32 @@ class PairedRows:
         errors: with few rows those are uncertain too. Keeping p > a keeps a true minimiser with probability 1 - a or
         a little more.
         """
-        n, k = self.rows.shape
-        centred = self.rows - self.means
-        draws = int(np.clip(WORK // (n * k * k), FEWEST_DRAWS, DRAWS))
-        weights = np.random.default_rng(self.seed).standard_normal((draws, n, n)) / np.sqrt(n - 1)
-        drawn = weights @ centred
-        return np.array([self._chance_of(i, drawn) for i in range(k)])
+        n = len(self.rows)
+        relative = self.rows - self.rows.mean(axis=1, keepdims=True)  # differences stay, and keep their digits
+        observed = _above(relative.mean(axis=0)[None], np.cov(relative, rowvar=False)[None], n)[0]
+        beaten = _above(*self._draws(relative), n) >= observed
+        return np.asarray(np.where(np.isinf(observed), 1.0, beaten.mean(axis=0)), dtype=np.float64)
 
-    def _chance_of(self, i: int, drawn: FloatArray) -> float:
-        others = [j for j in range(self.rows.shape[1]) if j != i and self._differ(i, j)]
-        if not others:
-            return 1.0
-        observed = _above(self.rows[None], i, others)[0]
-        return float((_above(drawn, i, others) >= observed).mean())
+    def _draws(self, relative: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Means (m, k) and covariances (m, k, k) of samples drawn with no true difference."""
+        n, k = relative.shape
+        values, vectors = np.linalg.eigh(np.cov(relative, rowvar=False))
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        draws = int(np.clip(WORK // (n * k), FEWEST_DRAWS, DRAWS))
+        drawn = np.random.default_rng(self.seed).standard_normal((draws, n, k)) @ root.T
+        means = drawn.mean(axis=1)
+        centred = drawn - means[:, None]
+        return means, centred.transpose(0, 2, 1) @ centred / (n - 1)
 
-    def _differ(self, i: int, j: int) -> bool:
-        spread = np.ptp(self.rows[:, i] - self.rows[:, j])
-        return bool(spread > 1e-12 * np.abs(self.rows).max())
 
+def _above(means: FloatArray, covariances: FloatArray, n: int) -> FloatArray:
+    """For each sample (m, k), by how many standard errors each mean is above its best rival.
 
-def _above(rows: FloatArray, i: int, others: list[int]) -> FloatArray:
-    """For each draw (m, n, k), by how many standard errors column ``i`` is above the lowest of ``others``."""
-    differences = rows[:, :, [i]] - rows[:, :, others]
-    errors = differences.std(axis=1, ddof=1) / np.sqrt(rows.shape[1])
-    return np.asarray((differences.mean(axis=1) / errors).max(axis=1), dtype=np.float64)
+    Minus infinity where it differs from no rival: those are the same competitor.
+    """
+    variances = np.diagonal(covariances, axis1=1, axis2=2)
+    squared = (variances[:, :, None] + variances[:, None] - 2 * covariances) / n
+    differ = squared > 1e-12 * squared.max(axis=(1, 2), keepdims=True)
+    errors = np.sqrt(np.where(differ, squared, 1.0))
+    above = (means[:, :, None] - means[:, None]) / errors
+    return np.asarray(np.where(differ, above, -np.inf).max(axis=2), dtype=np.float64)

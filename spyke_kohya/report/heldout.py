@@ -58,7 +58,8 @@ def progress_text(progress: Progress) -> str:
 def cost_text(cost: Cost) -> str:
     """What an evaluation took."""
     return (
-        f"measured in {duration(cost.total_s)}, {duration(cost.forward_s)} of it the predictions; "
+        f"measured in {duration(cost.total_s)}: {duration(cost.loaded_s)} to load, {duration(cost.text_s)} captions, "
+        f"{duration(cost.forward_s)} predictions; "
         f"at most {cost.most_memory_bytes / 1e9:.1f} GB of memory"
     )
 

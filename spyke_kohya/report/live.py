@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
@@ -41,7 +42,8 @@ class PlainDisplay:
 
     def _say(self, line: str) -> None:
         self._told_at = self._clock()
-        print(line, file=self._stream, flush=True)
+        with suppress(BrokenPipeError):  # who reads along may leave: the run goes on
+            print(line, file=self._stream, flush=True)
 
 
 class TerminalDisplay:

@@ -47,6 +47,6 @@ def is_whole(file: Path) -> bool:
                 return False
             header = json.loads(stream.read(header_bytes))
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError):
+        return bool(file.stat().st_size == 8 + header_bytes + max(ends, default=0))
+    except (OSError, struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
-    return bool(file.stat().st_size == 8 + header_bytes + max(ends, default=0))

@@ -11,7 +11,14 @@ from typing import Any
 
 import toml
 
-from spyke_kohya.engine.command import LaunchFiles, LockedCommand, accelerate_config, expand_home, lock_command
+from spyke_kohya.engine.command import (
+    LaunchFiles,
+    LockedCommand,
+    accelerate_config,
+    expand_home,
+    expand_tilde,
+    lock_command,
+)
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.plan import Plan
@@ -80,6 +87,6 @@ def _dataset_text(loaded: Loaded) -> str:
     subsets = [subset for dataset in document.get("datasets", []) for subset in dataset.get("subsets", [])]
     tilde = [subset for subset in subsets if subset["image_dir"].startswith("~")]
     for subset in tilde:
-        subset["image_dir"] = str(Path(subset["image_dir"]).expanduser())
+        subset["image_dir"] = expand_tilde(subset["image_dir"])
     is_toml = loaded.dataset_path is not None and loaded.dataset_path.suffix.lower() == ".toml"
     return loaded.dataset_text if is_toml and not tilde else toml.dumps(document)

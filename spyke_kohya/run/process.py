@@ -19,7 +19,7 @@ from pathlib import Path
 from spyke_kohya.errors import EngineError
 
 _CHUNK_BYTES = 1 << 16
-_STRAGGLER_S = 3.0
+STRAGGLER_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,26 @@ LADDER = (Rung(signal.SIGINT, 15.0), Rung(signal.SIGTERM, 5.0), Rung(signal.SIGK
 
 
 class EngineProcess:
-    """A started engine: read its merged output until ``b""``, then ``wait`` for its exit code."""
+    """A started engine: read its merged output until ``b""``, then ``wait`` for its exit code.
 
-    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
-        """Start ``argv`` as the leader of a new session. Raises EngineError when it can't be started."""
+    As a context it leaves nothing behind: whatever still runs at its end is killed.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        ladder: Sequence[Rung] = LADDER,
+        straggler_s: float = STRAGGLER_S,
+    ) -> None:
+        """Start ``argv`` as the leader of a new session. Raises EngineError when it can't be started.
+
+        ``straggler_s`` is how long its group may outlive the leader.
+        """
+        self._ladder = ladder
+        self._straggler_s = straggler_s
         try:
             self._popen = subprocess.Popen(
                 list(argv),
@@ -56,32 +72,35 @@ class EngineProcess:
         self._output = self._popen.stdout
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._output, selectors.EVENT_READ)
+        self._output_ended = False
         self._leader_ended_at: float | None = None
+
+    def __enter__(self) -> EngineProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._signal_group(signal.SIGKILL)
+        self.wait()
 
     @property
     def pid(self) -> int:
         """The leader's process id, which is the group's too."""
         return self._popen.pid
 
-    def __enter__(self) -> EngineProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Whatever happened to the wrapper, no trainer is left behind."""
-        self._signal_group(signal.SIGKILL)
-
     def read(self, timeout_s: float) -> bytes | None:
-        """The next bytes; None when there were none in time; ``b""`` at the end of the output.
+        """The next bytes; None when there were none in time; ``b""`` when the output and the leader have ended.
 
         A leader that has ended while its group still holds the pipe has orphaned its trainer: the group is ended.
         """
-        if self._selector.select(timeout_s):
-            return os.read(self._output.fileno(), _CHUNK_BYTES)
-        if self._leader_ended_at is None:
-            self._leader_ended_at = time.monotonic() if self._popen.poll() is not None else None
-        elif time.monotonic() - self._leader_ended_at > _STRAGGLER_S:
-            self._signal_group(signal.SIGKILL)
-        return None
+        self._end_stragglers()
+        if self._output_ended:
+            return self._leader_end(timeout_s)
+        if not self._selector.select(timeout_s):
+            return None
+        if data := os.read(self._output.fileno(), _CHUNK_BYTES):
+            return data
+        self._output_ended = True
+        return self._leader_end(timeout_s)
 
     def wait(self) -> int:
         """Reap the leader, end whatever is left of its group, and give the exit code (negative: the signal)."""
@@ -91,23 +110,39 @@ class EngineProcess:
         self._output.close()
         return code
 
-    def stop(self, on_rung: Callable[[Rung], None], on_output: Callable[[bytes], None]) -> int:
-        """End the whole group, rung by rung, still passing on its output. Gives the leader's exit code."""
-        for rung in LADDER:
+    def stop(
+        self, on_rung: Callable[[Rung], None], on_output: Callable[[bytes], None], requests: Callable[[], int]
+    ) -> int:
+        """End the whole group, rung by rung, still passing on its output. Gives the leader's exit code.
+
+        ``requests`` counts how often a person has asked for the end: each time more goes to the next rung at once.
+        """
+        asked = requests()
+        for index, rung in enumerate(self._ladder):
             on_rung(rung)
             self._signal_group(rung.signal)
-            if self._drain(time.monotonic() + rung.patience_s, on_output):
-                break
+            deadline = time.monotonic() + rung.patience_s
+            while (left_s := deadline - time.monotonic()) > 0 and requests() <= asked + index:
+                data = self.read(min(left_s, 0.2))
+                if data == b"":
+                    return self.wait()
+                if data:
+                    on_output(data)
         return self.wait()
 
-    def _drain(self, deadline: float, on_output: Callable[[bytes], None]) -> bool:
-        while (left_s := deadline - time.monotonic()) > 0:
-            data = self.read(min(left_s, 0.2))
-            if data == b"":
-                return True
-            if data:
-                on_output(data)
-        return False
+    def _leader_end(self, timeout_s: float) -> bytes | None:
+        """``b""`` when the leader has ended in time: one that closed its output may well train on."""
+        try:
+            self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        return b""
+
+    def _end_stragglers(self) -> None:
+        if self._leader_ended_at is None:
+            self._leader_ended_at = time.monotonic() if self._popen.poll() is not None else None
+        elif time.monotonic() - self._leader_ended_at > self._straggler_s:
+            self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):

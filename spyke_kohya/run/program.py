@@ -32,14 +32,13 @@ def run_program(
     Raises EngineError with the program's last words when it fails, Interrupted when a signal stopped it; nothing of it
     is left running in either case.
     """
-    with _stop_signals() as stopped_by, log.open("wb", buffering=0) as kept:
-        process = EngineProcess(argv, env=program_environment(target, inherited), cwd=cwd)
+    with (
+        _stop_signals() as stopped_by,
+        log.open("wb", buffering=0) as kept,
+        EngineProcess(argv, env=program_environment(target, inherited), cwd=cwd) as process,
+    ):
         lines = _Lines(kept, on_line)
-        try:
-            code = _pump(process, stopped_by, lines.feed)
-        except BaseException:
-            process.stop(lambda _: None, lambda _: None)
-            raise
+        code = _pump(process, stopped_by, lines.feed)
     if stopped_by:
         raise Interrupted(f"stopped by {stopped_by[0].name}; what was done is kept", where=str(log.parent))
     if code != 0:
@@ -53,7 +52,7 @@ def _pump(process: EngineProcess, stopped_by: list[signal.Signals], take: Callab
             return process.wait()
         if data:
             take(data)
-    return process.stop(lambda _: None, take)
+    return process.stop(lambda _: None, take, lambda: len(stopped_by))
 
 
 class _Lines:

@@ -66,23 +66,30 @@ def train(launch: Launch, *, inherited: Mapping[str, str], listen: Listener, now
     record.begin(now())
     with _stop_signals() as stop:
         try:
-            process = EngineProcess(
-                launch.command.argv, env=launch.command.environment(inherited), cwd=launch.command.cwd
-            )
-        except Exception as fault:
-            record.end(now(), {"status": "failed", "reason": str(fault)})
+            ended = _supervise(launch, launch.command.environment(inherited), record, listen, stop)
+        except BaseException as fault:  # a full disk, say: the engine is ended by now, and the record says why
+            record.end(now(), {"status": "failed", "reason": str(fault) or type(fault).__name__})
             raise
-        record.started(process.pid)
-        with process, run.console.open("wb", buffering=0) as log:
-            ended = _Supervision(launch, process, log, record, listen, stop).run_to_end()
     outcome = _judge(launch, run, ended)
     record.end(now(), outcome.to_dict())
     return outcome
 
 
+def _supervise(
+    launch: Launch, environment: Mapping[str, str], record: RunRecord, listen: Listener, stop: _StopRequest
+) -> _Ended:
+    command = launch.command
+    with (
+        launch.run.under(launch.root).console.open("wb", buffering=0) as log,
+        EngineProcess(command.argv, env=environment, cwd=command.cwd) as process,
+    ):
+        record.started(process.pid)
+        return _Supervision(launch, process, log, record, listen, stop).run_to_end()
+
+
 @dataclass
 class _StopRequest:
-    """What a person asked for: the first signal stops the run, a second one makes the ladder hurry."""
+    """What a person asked for: the first signal stops the run, each further one goes to the ladder's next rung."""
 
     signals: list[signal.Signals] = field(default_factory=list)
 
@@ -94,7 +101,9 @@ def _stop_signals() -> Iterator[_StopRequest]:
     def note(number: int, _frame: FrameType | None) -> None:
         request.signals.append(signal.Signals(number))
 
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    watched = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup a run outlives its terminal
+        watched.append(signal.SIGHUP)
     before = {number: signal.signal(number, note) for number in watched}
     try:
         yield request
@@ -156,7 +165,7 @@ class _Supervision:
             else:
                 self._listen(None, self._watch)
                 self._losses.write_if_due()
-        return self._process.stop(self._on_rung, self._on_output)
+        return self._process.stop(self._on_rung, self._on_output, lambda: len(self._stop.signals))
 
     def _on_output(self, data: bytes) -> None:
         self._log.write(data)
@@ -202,7 +211,7 @@ def _why_failed(ended: _Ended, missing: list[Path]) -> str:
         return ended.objection
     cause = cause_of(ended.events)
     if ended.returncode != 0:
-        return cause or f"the engine ended with exit code {ended.returncode} and no message"
+        return cause or _ending(ended.returncode)
     if watch.step is None:
         return cause or "the engine ended without training"
     if watch.first_bad_step is not None:
@@ -210,3 +219,9 @@ def _why_failed(ended: _Ended, missing: list[Path]) -> str:
     if missing:
         return f"checkpoints are missing or unreadable: {', '.join(path.name for path in missing)}"
     return ""
+
+
+def _ending(returncode: int) -> str:
+    if returncode < 0:
+        return f"the engine was killed by {signal.Signals(-returncode).name}"
+    return f"the engine ended with exit code {returncode} and no message"
