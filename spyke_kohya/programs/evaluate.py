@@ -169,15 +169,11 @@ class Evaluation:
         self.device, self.parent = torch.device(request["device"]), os.getppid()
         self.cells: list[Cell] = [(t, r) for r in range(request["replicates"]) for t in request["timesteps"]]
         self.measured = measured_rows(Path(request["out"]))
-        self.names = [entry["name"] for entry in request["checkpoints"]]
-        self.total = len(self.names) * len(request["pictures"]) * len(self.cells)
+        self.total = len(request["checkpoints"]) * len(request["pictures"]) * len(self.cells)
         self.done, self.forward_s, self.text_s = 0, 0.0, 0.0
         self.texts: dict[str, Tensor] = {}
 
     def run(self) -> None:
-        if all(self.missing(name, picture) == [] for name in self.names for picture in self.request["pictures"]):
-            self.tell(stage="measured", done=self.total)
-            return
         self.tell(stage="loading")
         is_engine = Path(self.request["engine"], "library", "train_util.py").is_file()
         models: Models = SdScriptsModels(self.request) if is_engine else DiffusersModels(self.request)
