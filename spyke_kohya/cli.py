@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
     from spyke_kohya.engine.release import Engine
     from spyke_kohya.presets.loading import Loaded
-    from spyke_kohya.rank.judge import RankResult
+    from spyke_kohya.presets.training import Samples
+    from spyke_kohya.rank.judge import Evidence, HeldoutResult, RankResult
     from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
     from spyke_kohya.run.launch import Launch
     from spyke_kohya.run.redact import Redactor
@@ -220,8 +221,11 @@ def train(
 
 
 @cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
-@click.option("--losses", type=_FILE, help="Losses from this CSV or console log, not from a run's record.")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True), metavar="DIR")
+@click.option("--by", type=click.Choice(["avr_loss", "loss", "heldout"]), help="[default: the best evidence there is]")
+@click.option(
+    "--losses", type=click.Path(path_type=Path), help="Losses from this CSV, console log or TensorBoard folder."
+)
 @click.option("--window", type=click.IntRange(min=1), help="Batches in an epoch, where nothing says it.")
 @click.option("--name", help="The output_name to rank, where a directory holds several.")
 @click.option("--every", type=click.IntRange(min=1), help="Rank only steps that are multiples of this, and the last.")
@@ -229,6 +233,7 @@ def train(
 @_JSON
 def rank(
     directory: Path,
+    by: Evidence | None,
     losses: Path | None,
     window: int | None,
     name: str | None,
@@ -238,17 +243,127 @@ def rank(
 ) -> None:
     """Rank checkpoints by the minimum of the loss curve, with the uncertainty said.
 
-    DIR is an output directory or a run directory.
+    DIR is an output directory or a run directory, or what holds losses: a TensorBoard folder, a console log, a CSV
+    file. The best evidence is the loss on held-out pictures where `evaluate` measured it, else avr_loss; `loss` is the
+    mean of the per-step losses around each checkpoint.
     """
-    from spyke_kohya.rank.judge import rank_directory
+    from spyke_kohya.rank.judge import rank_best
 
-    result = rank_directory(directory, losses=losses, window=window, name=name, every=every)
+    result = rank_best(directory, by=by, losses=losses, window=window, name=name, every=every)
     if as_json:
         _print_json(result.to_dict())
         if png:
             _write_png(result, png)
     else:
         _show_ranking(result, png)
+
+
+@cli.command(short_help="Set training pictures aside, to evaluate on.")
+@click.argument("folder", type=_DIRECTORY, metavar="DIR")
+@click.option("--count", type=click.IntRange(min=1), default=8, show_default=True, help="How many different pictures.")
+@click.option("--to", "target", type=_DIRECTORY, help="Where to.  [default: heldout-NAME beside the folder]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed chooses other pictures.")
+@click.option("--copy", is_flag=True, help="Copy them; they are then still trained on, until you remove them.")
+@click.option("--undo", is_flag=True, help="Put back what was set aside.")
+def holdout(folder: Path, count: int, target: Path | None, seed: int, copy: bool, undo: bool) -> None:
+    """Move a seeded choice of pictures, with their captions, out of the training folder DIR.
+
+    Copies and flips of one picture go together. Name the folder in the preset: [evaluate] heldout_dir.
+    """
+    from spyke_kohya.holdout import choose_heldout, default_target, put_back, set_aside
+    from spyke_kohya.rank.heldout_result import FEWEST_GROUPS
+
+    if undo:
+        click.echo(f"put back: {put_back(target or default_target(folder))} files in {folder}")
+        return
+    choice = choose_heldout(folder, count, target=target, seed=seed)
+    set_aside(choice, copy=copy)
+    click.echo(
+        f"{'copied' if copy else 'moved'}: {len(choice.pictures)} pictures ({choice.groups} different ones), "
+        f"{len(choice.files)} files with their captions, to {choice.target}\n{choice.left} different pictures stay"
+    )
+    if copy:
+        _say(f"they are still in {folder}: what is trained on can't be held out")
+    if choice.groups < FEWEST_GROUPS:
+        _say(f"fewer than {FEWEST_GROUPS} different pictures can't tell checkpoints apart: 8 can, 16 better")
+
+
+@cli.command(short_help="Measure every checkpoint on pictures it never saw.")
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="RUN")
+@click.option("--heldout", type=_DIRECTORY, help="Held-out pictures, in the place of those that the preset named.")
+@click.option("--quick", is_flag=True, help="8 pictures at 4 timesteps: a third of the time, and less certain.")
+@click.option("--name", help="The output_name to evaluate, where a directory holds several.")
+@_ENGINE
+@_JSON
+def evaluate(
+    run: Path, heldout: Path | None, quick: bool, name: str | None, engine: Path | None, as_json: bool
+) -> None:
+    """Measure the loss of every checkpoint on pictures that were not trained on, and rank by it.
+
+    RUN is a run directory, or an output directory, whose newest run is taken. What is measured already is not measured
+    again, so an interrupted evaluation goes on where it stopped.
+    """
+    from spyke_kohya.evaluate.evaluation import forecast, measure, prepare
+    from spyke_kohya.evaluate.subject import read_subject
+    from spyke_kohya.rank.judge import rank_heldout
+    from spyke_kohya.report.heldout import cost_text, forecast_text, progress_text
+    from spyke_kohya.report.live import ProgressLine
+
+    subject = read_subject(run, name)
+    found = _find_engine(None, engine or subject.engine_dir, subject.root)
+    request = prepare(subject, found, heldout_dir=heldout.absolute() if heldout else None, quick=quick)
+    _say(forecast_text(forecast(subject, request)))
+    with ProgressLine(sys.stderr) as line:
+        cost = measure(
+            subject, request, found, inherited=os.environ, listen=lambda progress: line.show(progress_text(progress))
+        )
+    if cost:
+        _say(cost_text(cost))
+    result = rank_heldout(subject.run.path, subject.run.output_dir)
+    _print_json(result.to_dict()) if as_json else _show_heldout(result, None)
+
+
+@cli.command(short_help="Render the tied checkpoints with the same prompts and seeds.")
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="RUN")
+@click.option("--preset", help="Take [samples] from this preset, not from the one that was trained.")
+@click.option("--name", help="The output_name to render, where a directory holds several.")
+@click.option(
+    "--png", type=_FILE, help="Where to write the contact sheet.  [default: samples.png in the run directory]"
+)
+@_ENGINE
+@_ROOT
+def samples(run: Path, preset: str | None, name: str | None, png: Path | None, engine: Path | None, root: Path) -> None:
+    """Render checkpoints x prompts with one seed, by sd-scripts' gen_img.py, and lay them out on a contact sheet.
+
+    RUN is a run directory, or an output directory, whose newest run is taken. Rendered are the checkpoints that `rank`
+    says to look at, and the base without a LoRA.
+    """
+    from spyke_kohya.evaluate.subject import read_subject
+    from spyke_kohya.rank.judge import rank_best
+    from spyke_kohya.report.contact_sheet import write_contact_sheet
+    from spyke_kohya.report.live import ProgressLine
+    from spyke_kohya.samples import lay_out, render, samples_of
+
+    subject = read_subject(run, name)
+    found = _find_engine(None, engine or subject.engine_dir, subject.root)
+    settings = _samples_in(preset, root.absolute()) if preset else samples_of(subject.record)
+    trials = rank_best(subject.run.path, name=name).ranking.test_order
+    grid = lay_out(settings, [trial.candidate for trial in trials if trial.candidate.file], subject.base)
+    _say(f"{len(grid.pictures)} pictures: {len(grid.rows)} x {', '.join(grid.columns)}")
+    if subject.target == "mps":
+        _say("sd-scripts' gen_img.py knows no MPS: on a Mac it renders on the CPU, minutes a picture")
+    with ProgressLine(sys.stderr) as line:
+        folder = render(
+            subject,
+            grid,
+            found,
+            inherited=os.environ,
+            listen=lambda done, of: line.show(f"{done}/{of} pictures rendered"),
+        )
+    sheet = png or subject.run.path / "samples.png"
+    pictures = [[folder / cell.file for cell in row] for row in grid.cells]
+    write_contact_sheet(sheet, grid.columns, grid.rows, pictures, subject.run.path.name)
+    click.echo(f"pictures: {folder}\ncontact sheet: {sheet}")
 
 
 @cli.command(short_help="Can this machine train at all?")
@@ -669,7 +784,21 @@ def _rank_run(launch: Launch) -> None:
         _show_ranking(result, None)
 
 
-def _show_ranking(result: RankResult, png: Path | None) -> None:
+def _show_heldout(result: HeldoutResult, png: Path | None) -> None:
+    from spyke_kohya.report.heldout import heldout_table
+
+    click.echo(heldout_table(result.ranking, min(shutil.get_terminal_size((100, 24)).columns, 120), result.title))
+    picture = png or result.run_dir / "evaluation.png"
+    _write_png(result, picture)
+    click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
+
+
+def _show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
+    from spyke_kohya.rank.judge import HeldoutResult
+
+    if isinstance(result, HeldoutResult):
+        _show_heldout(result, png)
+        return
     from spyke_kohya.report.text import loss_chart, ranking_table
 
     width = min(shutil.get_terminal_size((80, 24)).columns, 100)
@@ -680,14 +809,28 @@ def _show_ranking(result: RankResult, png: Path | None) -> None:
     click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
 
 
-def _write_png(result: RankResult, picture: Path) -> None:
+def _write_png(result: RankResult | HeldoutResult, picture: Path) -> None:
+    from spyke_kohya.rank.judge import HeldoutResult
+    from spyke_kohya.report.heldout import write_heldout_png
     from spyke_kohya.report.picture import write_ranking_png
 
     try:
-        write_ranking_png(picture, result.curve, result.ranking, result.title)
+        if isinstance(result, HeldoutResult):
+            write_heldout_png(picture, result.ranking, result.title)
+        else:
+            write_ranking_png(picture, result.curve, result.ranking, result.title)
     except OSError as fault:
         message = f"the picture can't be written: {fault.strerror}"
         raise UsageError(message, where=str(picture), remedy="name another place with --png FILE") from fault
+
+
+def _samples_in(preset: str, root: Path) -> Samples:
+    from spyke_kohya.presets.loading import load
+
+    loaded = load(preset, root)
+    if loaded.training is None:
+        raise _blocked(loaded.findings, "not a training preset without faults")
+    return loaded.training.samples
 
 
 def _smoke_settings(scratch: Path) -> tuple[str, ...]:

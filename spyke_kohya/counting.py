@@ -233,7 +233,7 @@ class _Counting:
     def buckets_of(self, dataset: ResolvedDataset, epoch: Iterable[tuple[ScannedImage, int]]) -> Counter[Size]:
         counts: Counter[Size] = Counter()
         known: dict[Size, Size | None] = {}
-        select = _selector(dataset)
+        select = bucket_selector(dataset)
         for image, count in epoch:
             size = self.size_of(image)
             if size is None:
@@ -276,7 +276,7 @@ class _Counting:
         return bucket
 
 
-def _selector(dataset: ResolvedDataset) -> Callable[[Size], Size]:
+def bucket_selector(dataset: ResolvedDataset) -> Callable[[Size], Size]:
     """The rule that gives an image of some size its bucket. The dataset's limits are known to be sound."""
     if not dataset.enable_bucket:
         return lambda _: dataset.resolution

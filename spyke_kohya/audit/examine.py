@@ -10,6 +10,7 @@ from typing import Any
 from spyke_kohya.audit.base_model import check_base_model
 from spyke_kohya.audit.captions import check_captions
 from spyke_kohya.audit.expectations import check_expectations, meets
+from spyke_kohya.audit.heldout import check_heldout
 from spyke_kohya.audit.options import check_options
 from spyke_kohya.audit.output import check_output
 from spyke_kohya.audit.repeats import check_repeats
@@ -72,6 +73,7 @@ def examine(
     findings += _check_dataset(loaded, datasets, found, plan)
     if training:
         findings += check_expectations(plan, training.expect, where) if plan else []
+        findings += check_heldout(training, where)
         findings += check_output(training.effective_options, plan, root, where)
     return Examination(loaded, tuple(findings), plan, found)
 

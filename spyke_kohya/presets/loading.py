@@ -208,7 +208,8 @@ def _broken(fault: Exception, path: Path, where: str) -> Finding:
 
 
 def _is_training(document: Document) -> bool:
-    return bool(document.keys() & {"train_network", "dataset", "launch", "expect", "deploy"})
+    tables = {"train_network", "dataset", "launch", "expect", "evaluate", "samples", "deploy"}
+    return bool(document.keys() & tables)
 
 
 def shown_path(path: Path, root: Path) -> str:

@@ -49,6 +49,48 @@ class Expect(BaseModel):
     """The trigger word that every training caption starts with."""
 
 
+class Evaluate(BaseModel):
+    """What `spyke-kohya evaluate` measures the run's checkpoints on."""
+
+    model_config = _STRICT
+
+    heldout_dir: Annotated[str, Field(min_length=1)] | None = None
+    """A folder of captioned pictures that are never trained on: `spyke-kohya holdout` sets some aside."""
+
+
+class Samples(BaseModel):
+    """The grid of pictures that `spyke-kohya samples` renders: checkpoints x prompts x strengths, always alike."""
+
+    model_config = _STRICT
+
+    prompts: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """Prompts by the label that stands above their pictures."""
+
+    negative: str = ""
+    """What no picture should show."""
+
+    seed: Annotated[int, Field(ge=0)] = 1
+    """The seed of every picture, so that only the checkpoint and the prompt differ."""
+
+    strengths: Annotated[list[float], Field(min_length=1)] = [1.0]
+    """How strongly each LoRA is applied; each strength is a column of its own."""
+
+    width: Annotated[int, Field(ge=64, multiple_of=8)] = 512
+    """Pixels across."""
+
+    height: Annotated[int, Field(ge=64, multiple_of=8)] = 512
+    """Pixels down."""
+
+    steps: Annotated[int, Field(ge=1)] = 25
+    """Denoising steps a picture."""
+
+    scale: Annotated[float, Field(gt=0)] = 7.0
+    """Classifier-free guidance."""
+
+    sampler: str = "euler_a"
+    """A sampler of sd-scripts' gen_img.py."""
+
+
 class Deploy(BaseModel):
     """Where `deploy` puts the chosen checkpoint, if the command doesn't say."""
 
@@ -80,6 +122,12 @@ class TrainingPreset(BaseModel):
 
     expect: Expect = Expect()
     """What you planned."""
+
+    evaluate: Evaluate = Evaluate()
+    """What `spyke-kohya evaluate` measures the run's checkpoints on."""
+
+    samples: Samples = Samples()
+    """The pictures that `spyke-kohya samples` renders."""
 
     deploy: Deploy | None = None
     """Where the chosen checkpoint goes."""
@@ -149,7 +197,14 @@ REQUIRED: Mapping[str, str] = {
 }
 
 
-_TABLES: Mapping[str, type[BaseModel]] = {"": TrainingPreset, "launch": Launch, "expect": Expect, "deploy": Deploy}
+_TABLES: Mapping[str, type[BaseModel]] = {
+    "": TrainingPreset,
+    "launch": Launch,
+    "expect": Expect,
+    "evaluate": Evaluate,
+    "samples": Samples,
+    "deploy": Deploy,
+}
 
 
 def _finding_of(fault: ErrorDetails, where: str) -> Finding:

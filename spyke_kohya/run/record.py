@@ -144,6 +144,8 @@ def _first_record(launch: Launch) -> dict[str, Any]:
         },
         "dataset": {"path": str(launch.preset.dataset_path), "sha256": _sha256(launch.preset.dataset_text)},
         "output_name": preset.options["output_name"],
+        "evaluate": preset.evaluate.model_dump(),
+        "samples": preset.samples.model_dump(),
         "target": launch.target,
         "settings": {name: value for name, value in effective.items() if value is not None},
         "plan": launch.plan.to_dict(),

@@ -79,6 +79,21 @@ class RunDirectory:
         return self.path / "segment"
 
     @property
+    def evaluation(self) -> Path:
+        """Every loss that `evaluate` measured, a row each."""
+        return self.path / "evaluate.csv"
+
+    @property
+    def evaluation_request(self) -> Path:
+        """What was measured, on which pictures and how."""
+        return self.path / "evaluate.json"
+
+    @property
+    def samples(self) -> Path:
+        """The pictures that `samples` rendered, and their contact sheet."""
+        return self.path / "samples"
+
+    @property
     def output_dir(self) -> Path:
         """Where sd-scripts puts the checkpoints of this run."""
         return self.path.parent.parent
