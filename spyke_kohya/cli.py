@@ -360,7 +360,7 @@ def samples(run: Path, preset: str | None, name: str | None, png: Path | None, e
             inherited=os.environ,
             listen=lambda done, of: line.show(f"{done}/{of} pictures rendered"),
         )
-    sheet = png or subject.run.path / "samples.png"
+    sheet = png or subject.run.contact_sheet
     pictures = [[folder / cell.file for cell in row] for row in grid.cells]
     write_contact_sheet(sheet, grid.columns, grid.rows, pictures, subject.run.path.name)
     click.echo(f"pictures: {folder}\ncontact sheet: {sheet}")

@@ -27,6 +27,7 @@ from spyke_kohya.scan import Scan, read_captions
 LOCK_VERSION = 1
 _SHOWN = 10
 _THREADS = 8
+_NOT_TRAINING = {"dataset", "deploy", "evaluate", "samples"}  # the dataset preset stands beside, whole
 
 Tree = Literal["clean", "changed", "unknown"]
 Document = dict[str, Any]
@@ -52,9 +53,7 @@ def make_lock(loaded: Loaded, plan: Plan, found: Scan, engine: Engine, around: S
     assert preset is not None
     return {
         "lock_version": LOCK_VERSION,
-        "preset": preset.model_dump(
-            exclude_none=True, exclude={"dataset", "deploy"}
-        ),  # the dataset preset is here whole
+        "preset": preset.model_dump(exclude_none=True, exclude=_NOT_TRAINING),
         "dataset": loaded.dataset_document,
         "options": option_arguments(preset.options),
         "engine": {

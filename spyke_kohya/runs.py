@@ -14,7 +14,7 @@ import toml
 
 from spyke_kohya.errors import NothingToRank, PresetError, UsageError
 from spyke_kohya.lock import flattened
-from spyke_kohya.rank.judge import RankResult, rank_directory
+from spyke_kohya.rank.judge import RankResult, rank_best, rank_directory
 from spyke_kohya.run.rundir import RUNS, RunDirectory
 
 _SCRATCH_AGE_S = 24 * 3600.0
@@ -75,6 +75,7 @@ def summarize(run: RunDirectory) -> RunSummary:
         return RunSummary(run.path.name, run.path, "unreadable")
     done, result = record.get("result") or {}, ranked(run)
     ranking = result.ranking if result else None
+    best = rank_best(run.path).ranking if result else None
     return RunSummary(
         name=run.path.name,
         path=run.path,
@@ -84,8 +85,8 @@ def summarize(run: RunDirectory) -> RunSummary:
         duration_s=done.get("duration_s"),
         lowest_loss=ranking.minimum.avr_loss if ranking else None,
         lowest_step=ranking.minimum.step if ranking else None,
-        chosen_step=ranking.test_order[0].candidate.step if ranking else None,
-        verdict=ranking.verdict if ranking else "",
+        chosen_step=best.test_order[0].candidate.step if best else None,
+        verdict=best.verdict if best else "",
     )
 
 

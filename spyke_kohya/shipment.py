@@ -11,7 +11,7 @@ from typing import Any
 from spyke_kohya.engine.command import expand_home
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.rank.checkpoints import find_checkpoints
-from spyke_kohya.rank.judge import RankResult, rank_directory
+from spyke_kohya.rank.judge import HeldoutResult, RankResult, rank_best
 from spyke_kohya.run.rundir import RunDirectory
 
 
@@ -34,7 +34,7 @@ def choose(directory: Path, *, step: int | None = None, name: str | None = None)
 
     ``name`` is what it will be called; else [deploy] name, else the output_name. Raises NothingToRank.
     """
-    result = rank_directory(directory)
+    result = rank_best(directory)
     record = record_of(result.run_dir)
     chosen = result.ranking.test_order[0].candidate
     file = chosen.file if step is None else _file_of(result, step)
@@ -56,7 +56,7 @@ def choose(directory: Path, *, step: int | None = None, name: str | None = None)
 
 def place_on_record(directory: Path) -> str | None:
     """[deploy] to of the preset that a directory's newest run was started with."""
-    record = record_of(rank_directory(directory).run_dir)
+    record = record_of(rank_best(directory).run_dir)
     to = _table(_table(_table(record, "preset"), "document"), "deploy").get("to")
     return to if isinstance(to, str) else None
 
@@ -71,7 +71,7 @@ def record_of(run: Path | None) -> dict[str, Any]:
         raise NothingToRank(f"this run's record is not JSON: {fault}", where=str(run)) from fault
 
 
-def _file_of(result: RankResult, step: int) -> Path:
+def _file_of(result: RankResult | HeldoutResult, step: int) -> Path:
     found = find_checkpoints(result.directory, record_of(result.run_dir).get("output_name"))
     files = [one.file for one in found if one.readable and one.step == step]
     if not files:

@@ -14,6 +14,7 @@ from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Rang
 from bokeh.models.annotations import Legend, Span, Whisker
 from bokeh.plotting import figure
 
+from spyke_kohya.rank.heldout_result import HeldoutRanking
 from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.result import Ranking, Row
 from spyke_kohya.rank.windows import FloatArray, IntArray
@@ -53,6 +54,29 @@ def loss_chart(curve: LossCurve, ranking: Ranking, resumes: Sequence[int] = ()) 
     _frame(plot, ranking)
     _hover(plot, line, points)
     plot.add_layout(Legend(items=legend, ncols=2, click_policy="hide", border_line_alpha=0, location="left"), "below")
+    return dict(json_item(plot))
+
+
+def heldout_chart(ranking: HeldoutRanking) -> dict[str, Any]:
+    """The loss over the base's by checkpoint, with its standard error; 1 is the base without a LoRA."""
+    plot = _figure("training step (optimizer steps)", "loss / base")
+    rows = ranking.by_step
+    source = ColumnDataSource(
+        {
+            "step": [row.step for row in rows],
+            "ratio": [row.ratio for row in rows],
+            "low": [row.ratio - (row.standard_error or 0.0) for row in rows],
+            "high": [row.ratio + (row.standard_error or 0.0) for row in rows],
+            "colour": [VERMILION if row is ranking.minimum else ORANGE if row.tied else "white" for row in rows],
+            "told": ["lowest" if row is ranking.minimum else "tied" if row.tied else "" for row in rows],
+        }
+    )
+    plot.line("step", "ratio", source=source, color=BLUE, line_width=2)
+    plot.add_layout(Whisker(base="step", lower="low", upper="high", source=source, line_color=GREY, level="glyph"))
+    points = plot.scatter("step", "ratio", source=source, size=10, line_color=BLUE, fill_color="colour")
+    plot.add_layout(Span(location=1.0, dimension="width", line_color=GREY, line_dash="dashed"))
+    tooltips = [("step", "@step{0,0}"), ("loss / base", "@ratio{0.0000}"), ("", "@told")]
+    plot.add_tools(HoverTool(renderers=[points], tooltips=tooltips))
     return dict(json_item(plot))
 
 

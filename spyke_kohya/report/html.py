@@ -20,12 +20,12 @@ from markupsafe import Markup
 from PIL import Image
 
 from spyke_kohya.rank.result import Ranking
-from spyke_kohya.report.chart import loss_chart
+from spyke_kohya.report.chart import heldout_chart, loss_chart
 from spyke_kohya.report.live import duration
 from spyke_kohya.report.story import Story
 
 _PAGE = files("spyke_kohya.report") / "page"
-_SAMPLE_PX = 384
+_SAMPLE_PX, _SHEET_PX = 384, 2000
 
 
 def report_html(story: Story) -> str:
@@ -44,7 +44,8 @@ def report_html(story: Story) -> str:
         findings=story.record.get("findings", []),
         cards=list(_cards(story, ranking)),
         charts=_charts(story),
-        samples=[(path.name, _sample(path)) for path in story.samples],
+        samples=[(path.name, _sample(path)) for path in story.samples if path.parent != story.folder],
+        sheet=next((_sample(path, _SHEET_PX) for path in story.samples if path.parent == story.folder), None),
         against=list(_against(story)),
         folders=[folder for dataset in plan.get("folders", []) for folder in dataset],
         buckets=[bucket for dataset in plan.get("buckets", []) for bucket in dataset],
@@ -75,7 +76,10 @@ def _policy(*scripts: str) -> str:
 
 def _charts(story: Story) -> dict[str, Any]:
     result = story.result
-    return {"loss": loss_chart(result.curve, result.ranking, story.resumes) if result else None, "heldout": None}
+    return {
+        "loss": loss_chart(result.curve, result.ranking, story.resumes) if result else None,
+        "heldout": heldout_chart(story.heldout) if story.heldout else None,
+    }
 
 
 def _cards(story: Story, ranking: Ranking | None) -> Iterator[tuple[str, str]]:
@@ -89,7 +93,8 @@ def _cards(story: Story, ranking: Ranking | None) -> Iterator[tuple[str, str]]:
     if ranking:
         yield "lowest avr_loss", f"{ranking.minimum.avr_loss:.4g} at {ranking.minimum.step}"
         yield "tied checkpoints", f"{len(ranking.tied_steps)} of {len(ranking.rows)}"
-        yield "look first at", f"step {ranking.test_order[0].candidate.step}"
+    if story.test_order:
+        yield "look first at", f"step {story.test_order[0].candidate.step}"
 
 
 def _against(story: Story) -> Iterator[tuple[str, str, str]]:
@@ -111,10 +116,10 @@ def _machine(story: Story) -> Iterator[tuple[str, str]]:
         yield "target", str(story.record["target"])
 
 
-def _sample(path: Path) -> str:
+def _sample(path: Path, most_px: int = _SAMPLE_PX) -> str:
     """A picture as part of the page, small enough for many."""
     small = io.BytesIO()
     with Image.open(path) as image:
-        image.thumbnail((_SAMPLE_PX, _SAMPLE_PX))
+        image.thumbnail((most_px, most_px))
         image.convert("RGB").save(small, "WEBP", quality=82)
     return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"

@@ -16,14 +16,14 @@ def summary_markdown(story: Story) -> str:
     """The whole summary; every name and text in it is escaped."""
     ranking = story.result.ranking if story.result else None
     sections = [
-        [f"# {_text(story.title)}", "", _text(ranking.verdict if ranking else story.unranked)],
+        [f"# {_text(story.title)}", "", _text(story.verdict)],
         ["## Performance", "", *_performance(story)],
         ["## Files", "", *_files(story, ranking)],
-        ["## Loss table", "", *_losses(ranking)],
+        ["## Loss table", "", *_losses(ranking), *_heldout(story)],
         ["## Decisions", "", *_decisions(story, ranking)],
         ["## Deviations from the plan", "", *_listed(map(_text, story.deviations), "None.")],
         ["## Issues met", "", *_listed(_issues(story), "None.")],
-        ["## Next tests, in order", "", *_next_tests(ranking)],
+        ["## Next tests, in order", "", *_next_tests(story)],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
@@ -71,6 +71,19 @@ def _losses(ranking: Ranking | None) -> list[str]:
     return [*_table(["rank", "step", "avr_loss", "± SE", ""], rows), "", note]
 
 
+def _heldout(story: Story) -> list[str]:
+    if story.heldout is None:
+        return []
+    rows = [
+        [str(row.rank), str(row.step), f"{row.ratio:.4f}", f"{row.above_best:.4f}", _tie(row.rank, row.tied)]
+        for row in story.heldout.rows
+    ]
+    told = f"Loss over that of the base model without a LoRA, on {story.heldout.pictures} held-out pictures:"
+    if story.heldout.kind == "memorisation":
+        told = "Loss over that of the base model without a LoRA, on the trained pictures alone, which ranks nothing:"
+    return ["", told, "", *_table(["rank", "step", "loss / base", "above best", ""], rows)]
+
+
 def _tie(rank: int, tied: bool) -> str:
     return "lowest" if rank == 1 else "tied" if tied else ""
 
@@ -78,7 +91,7 @@ def _tie(rank: int, tied: bool) -> str:
 def _decisions(story: Story, ranking: Ranking | None) -> list[str]:
     if ranking is None:
         return ["None: there is nothing to rank."]
-    roles = [f"{trial.role}: step {trial.candidate.step}" for trial in ranking.test_order if trial.role != "early"]
+    roles = [f"{trial.role}: step {trial.candidate.step}" for trial in story.test_order if trial.role != "early"]
     expected = story.table("preset").get("document", {}).get("expect", {}).get("trigger")
     trigger = [f"The trigger is `{_code(expected)}`."] if expected else []
     return _listed([*roles, *trigger, *map(_text, ranking.notes)], "None.")
@@ -92,18 +105,18 @@ def _issues(story: Story) -> Iterator[str]:
         yield _text(f"{issue.at}: {issue.kind} {issue.text}{times}")
 
 
-def _next_tests(ranking: Ranking | None) -> list[str]:
-    if ranking is None:
+def _next_tests(story: Story) -> list[str]:
+    if not story.test_order:
         return ["1. Train, or name the losses with `--losses FILE`."]
     trials = [
         f"{trial.role}: step {trial.candidate.step}"
         + (f", `{_code(trial.candidate.file.name)}`" if trial.candidate.file else "")
-        for trial in ranking.test_order
+        for trial in story.test_order
     ]
     steps = [
         "the base model without a LoRA, with the prompts and seeds of all that follow",
         *trials,
-        "the losses on pictures that were not trained on: `spyke-kohya evaluate RUN`",
+        *([] if story.heldout else ["the losses on pictures that were not trained on: `spyke-kohya evaluate RUN`"]),
     ]
     return [f"{number}. {step}" for number, step in enumerate(steps, start=1)]
 

@@ -13,7 +13,10 @@ from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 from spyke_kohya.audit.examine import Examination
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.plan import explain
-from spyke_kohya.rank.judge import RankResult, rank_directory
+from spyke_kohya.rank.heldout_file import has_evaluation
+from spyke_kohya.rank.heldout_result import HeldoutRanking
+from spyke_kohya.rank.judge import RankResult, rank_directory, rank_heldout
+from spyke_kohya.rank.result import Trial
 from spyke_kohya.report.deviations import deviations
 from spyke_kohya.run.rundir import RunDirectory
 
@@ -50,6 +53,7 @@ class Story:
     record: Mapping[str, Any]
     result: RankResult | None
     unranked: str
+    heldout: HeldoutRanking | None
     issues: tuple[Issue, ...]
     tags: tuple[TagTable, ...]
     samples: tuple[Path, ...]
@@ -60,6 +64,20 @@ class Story:
     def folder(self) -> Path:
         """Where a report about it belongs."""
         return self.run.path if self.run else self.output_dir
+
+    @property
+    def verdict(self) -> str:
+        """What is said of the checkpoints, by the best evidence there is."""
+        if self.heldout and self.heldout.kind == "heldout":
+            return self.heldout.verdict
+        return self.result.ranking.verdict if self.result else self.unranked
+
+    @property
+    def test_order(self) -> tuple[Trial, ...]:
+        """What to look at, by the best evidence there is."""
+        if self.heldout and self.heldout.kind == "heldout":
+            return self.heldout.test_order
+        return self.result.ranking.test_order if self.result else ()
 
     @property
     def steps_run(self) -> int | None:
@@ -105,9 +123,10 @@ def read_story(
         record=record,
         result=result,
         unranked=unranked,
+        heldout=_heldout(run, output_dir),
         issues=tuple(_issues(run)),
         tags=tuple(_tags(result)),
-        samples=tuple(_samples(output_dir, str(record.get("output_name", "")))),
+        samples=tuple(_samples(run, output_dir, str(record.get("output_name", "")))),
         deviations=tuple(deviations(record, planned, _steps_run(record, result))),
         command=run.command.read_text(encoding="utf-8") if run and run.command.is_file() else "",
     )
@@ -185,7 +204,18 @@ def _tags(result: RankResult | None) -> Iterator[TagTable]:
         yield TagTable(str(folder), tuple((str(tag), int(count)) for tag, count in counted[:_TAGS_SHOWN]))
 
 
-def _samples(output_dir: Path, name: str) -> list[Path]:
-    """The pictures that sd-scripts drew on the way, in the order it drew them (train_util.py:6573)."""
+def _heldout(run: RunDirectory | None, output_dir: Path) -> HeldoutRanking | None:
+    if run is None or not has_evaluation(run):
+        return None
+    try:
+        return rank_heldout(run.path, output_dir).ranking
+    except NothingToRank:  # begun, and not yet far enough to tell anything
+        return None
+
+
+def _samples(run: RunDirectory | None, output_dir: Path, name: str) -> list[Path]:
+    """The grid of `samples`, and what sd-scripts drew on the way, in the order it did (train_util.py:6573)."""
     found = (output_dir / "sample").glob("*.png")
-    return sorted(path for path in found if path.name.startswith(f"{name}_"))[:_SAMPLES_SHOWN]
+    drawn = sorted(path for path in found if path.name.startswith(f"{name}_"))[:_SAMPLES_SHOWN]
+    sheet = [run.contact_sheet] if run and run.contact_sheet.is_file() else []
+    return [*sheet, *drawn]

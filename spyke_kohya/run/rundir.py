@@ -90,8 +90,13 @@ class RunDirectory:
 
     @property
     def samples(self) -> Path:
-        """The pictures that `samples` rendered, and their contact sheet."""
+        """The pictures that `samples` rendered."""
         return self.path / "samples"
+
+    @property
+    def contact_sheet(self) -> Path:
+        """The pictures that `samples` rendered, side by side."""
+        return self.path / "samples.png"
 
     @property
     def output_dir(self) -> Path:
