@@ -389,7 +389,8 @@ def _tell_outcome(launch: Launch, outcome: Outcome) -> None:
         raise TrainingFailed(
             f"training failed after {steps}: {outcome.reason}", where=str(launch.run.path), remedy=remedy
         )
-    _say(f"finished: {steps}, {len(outcome.checkpoints)} checkpoints, all whole")
+    count = len(outcome.checkpoints)
+    _say(f"finished: {steps}, {count} {'checkpoint' if count == 1 else 'checkpoints'}, whole on the disk")
 
 
 def _rank_run(launch: Launch) -> None:

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-
-
-def run_script(name: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run `scripts/NAME` to its end; its output is text, its exit status is the caller's to judge."""
-    command = [sys.executable, ROOT / "scripts" / name, *args]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+from workplace import run_script
 
 
 @pytest.fixture(scope="session")

@@ -189,7 +189,7 @@ def test_a_run_is_trained_recorded_and_ranked(spyke, place, monkeypatch):
     assert "training on cpu: 8 batches an epoch, 2 epochs, 16 steps" in err
     assert "step 5: saved tiny-step00000005.safetensors" in err
     assert "finished: 16 steps in 0:0" in err
-    assert "4 checkpoints, all whole" in err
+    assert "4 checkpoints, whole on the disk" in err
     assert "tiny-step00000010" in out
     assert (place.only_run() / "ranking.png").is_file()
     code, out, err = spyke("rank", "output", "--json")

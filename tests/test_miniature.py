@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_script
 from safetensors import safe_open
+from workplace import PROJECT, run_script
 
-MINIATURE = ROOT / "scripts" / "miniature" / "train_network.py"
+MINIATURE = PROJECT / "scripts" / "miniature" / "train_network.py"
 
 # two training pictures x 2 repeats and as many regularisation images: 8 batches an epoch in three buckets
 DATASET = """

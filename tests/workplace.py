@@ -22,6 +22,12 @@ PROJECT = Path(__file__).parents[1]
 SD15_KEY = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 
 
+def run_script(name: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `scripts/NAME` to its end; its output is text, its exit status is the caller's to judge."""
+    command = [sys.executable, PROJECT / "scripts" / name, *args]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
 def write_base_model(path: Path, key: str = SD15_KEY) -> Path:
     """A base model that is one tensor long: enough for whoever reads headers only."""
     header = json.dumps({key: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
