@@ -17,7 +17,7 @@ TRAIN_NEEDS := demo-inputs
 TRAIN_FLAGS := --engine scripts/miniature
 endif
 
-.PHONY: help setup engine train validate plan demo-inputs check test contract bench clean
+.PHONY: help setup engine train validate plan demo-inputs check test contract bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ contract: $(DEV_READY) ## the contract suite on the real sd-scripts too (about 1
 
 bench: $(DEV_READY) demo-inputs ## how fast the wrapper itself is
 	@$(BIN)/python scripts/bench.py $(ARGS)
+
+docs: $(DEV_READY) ## write docs/findings.md and schemas/ anew from the code
+	@$(BIN)/python scripts/make_docs.py
 
 clean: ## remove .venv and caches; what you trained stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
