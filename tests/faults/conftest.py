@@ -17,6 +17,17 @@ from workplace import Workplace, assert_group_is_gone, make_workplace
 PATIENCE_S = 60.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--times", type=int, default=1, help="run each fault so many times")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    times = metafunc.config.getoption("--times", default=1)
+    if times > 1:
+        metafunc.fixturenames.append("time")
+        metafunc.parametrize("time", range(times))
+
+
 @dataclass
 class Scene:
     """A workplace whose run has 3 epochs of 8 steps; what happens, happens at step 12, in the second epoch."""
