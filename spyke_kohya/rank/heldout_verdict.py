@@ -93,7 +93,7 @@ def _about_memory(ranking: HeldoutRanking) -> str:
     compared = "more" if best.gap < 0 else "less"
     return (
         f"At step {best.step} the loss fell by {abs(best.gap):.4f} {compared} on trained pictures than on held-out "
-        f"ones, and that tells them apart with AUC {best.auc:.2f} (0.5: not at all, 1: by heart). Context, not the ranking."
+        f"ones, and that tells them apart with AUC {best.auc:.2f} (0.5: not at all, 1: by heart). It is context only."
     )
 
 
