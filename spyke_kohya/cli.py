@@ -996,13 +996,15 @@ def _show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
 
 def _write_png(result: RankResult | HeldoutResult, picture: Path) -> None:
     from spyke_kohya.rank.judge import HeldoutResult
-    from spyke_kohya.report.heldout import write_heldout_png
-    from spyke_kohya.report.picture import write_ranking_png
 
     try:
         if isinstance(result, HeldoutResult):
+            from spyke_kohya.report.heldout import write_heldout_png
+
             write_heldout_png(picture, result.ranking, result.title)
         else:
+            from spyke_kohya.report.picture import write_ranking_png
+
             write_ranking_png(picture, result.curve, result.ranking, result.title)
     except OSError as fault:
         message = f"the picture can't be written: {fault.strerror}"
