@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from spyke_kohya.engine.options import RESERVED, OptionValue, check_option, parser_defaults
+from spyke_kohya.engine.options import RESERVED, OptionFault, OptionValue, check_option, parser_defaults
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding, error, errors_in
 
@@ -29,6 +29,12 @@ class Launch(BaseModel):
 
     engine: str | None = None
     """A directory with sd-scripts' train_network.py, where neither --engine nor SPYKE_ENGINE names one."""
+
+    save_state: bool = True
+    """Save a state at the end of every epoch, so that `train --resume` can go on from it; the last two are kept."""
+
+    auto_resume: bool = False
+    """After a crash that is neither a NaN nor a bad configuration, resume by itself, at most 3 times."""
 
 
 class Expect(BaseModel):
@@ -85,6 +91,18 @@ class Samples(BaseModel):
     """A sampler of sd-scripts' gen_img.py."""
 
 
+class Deploy(BaseModel):
+    """Where `deploy` puts the chosen checkpoint, if the command doesn't say."""
+
+    model_config = _STRICT
+
+    to: Annotated[str, Field(min_length=1)]
+    """The directory of ComfyUI, A1111 or Forge."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$")] | None = None
+    """The LoRA's name there, without .safetensors; else the output_name."""
+
+
 def _as_given(value: object) -> object:
     if not isinstance(value, dict):
         raise ValueError("expected a table of train_network.py options")
@@ -110,6 +128,9 @@ class TrainingPreset(BaseModel):
 
     samples: Samples = Samples()
     """The pictures that `spyke-kohya samples` renders."""
+
+    deploy: Deploy | None = None
+    """Where the chosen checkpoint goes."""
 
     train_network: Annotated[dict[str, Any], BeforeValidator(_as_given)]
     """train_network.py's own options, by their own names."""
@@ -145,6 +166,14 @@ def sound_options(table: object) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in RESERVED and not check_option(name, value)}
 
 
+_FAULT_CODES: Mapping[OptionFault, str] = {
+    "unknown-key": "schema.unknown-key",
+    "wrong-type": "schema.wrong-type",
+    "bad-choice": "schema.bad-choice",
+    "unsafe-value": "schema.unsafe-value",
+}
+
+
 def check_train_network(options: Mapping[str, object], where: str) -> list[Finding]:
     """Everything wrong with ``[train_network]``: names, types, choices, and what the launcher keeps to itself."""
     findings = []
@@ -155,7 +184,7 @@ def check_train_network(options: Mapping[str, object], where: str) -> list[Findi
             findings.append(error("schema.reserved-option", place, message, RESERVED[name]))
         elif fault := check_option(name, value):
             kind, message = fault
-            findings.append(error(f"schema.{kind}", place, message, "correct it, or remove the key"))
+            findings.append(error(_FAULT_CODES[kind], place, message, "correct it, or remove the key"))
     return findings + [
         error(
             "schema.missing-key",
@@ -182,6 +211,7 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "expect": Expect,
     "evaluate": Evaluate,
     "samples": Samples,
+    "deploy": Deploy,
 }
 
 

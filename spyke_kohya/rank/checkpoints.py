@@ -47,6 +47,25 @@ def find_checkpoints(directory: Path, name: str | None = None) -> list[Checkpoin
     return sorted(chosen, key=lambda one: (one.step is None, one.step or 0, one.file.name))
 
 
+def recorded(
+    checkpoints: Iterable[Checkpoint], record: Iterable[Mapping[str, object]], directory: Path
+) -> list[Checkpoint]:
+    """The checkpoints as their run's record knows them: by their true steps, with the problems that were found.
+
+    sd-scripts counts the steps of a resumed run from 1 in the files' own metadata, and the record has read each tensor.
+    ``record`` is the list ``checkpoints`` of a run.json; an entry holds as long as the file has the recorded size.
+    """
+    found = {one.file: one for one in checkpoints}
+    for entry in record:
+        match entry:
+            case {"file": str(name), "step": int(step), "size_bytes": int(size), "problem": str(problem)}:
+                file = directory / name
+                if file.is_file() and file.stat().st_size == size:
+                    one = found.get(file) or read_checkpoint(file)
+                    found[file] = replace(one, step=step, problem=one.problem or problem)
+    return sorted(found.values(), key=lambda one: (one.step is None, one.step or 0, one.file.name))
+
+
 def output_names(directory: Path) -> list[str]:
     """The output names of the trainings that left checkpoints in ``directory``."""
     return _names(_read_all(directory))

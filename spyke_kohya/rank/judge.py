@@ -11,7 +11,15 @@ import numpy as np
 
 from spyke_kohya.engine.tfevents import find_event_files, losses_from_events
 from spyke_kohya.errors import EngineError, NothingToRank, UsageError
-from spyke_kohya.rank.checkpoints import Checkpoint, find_checkpoints, merged_facts, one_per_step, output_names, place
+from spyke_kohya.rank.checkpoints import (
+    Checkpoint,
+    find_checkpoints,
+    merged_facts,
+    one_per_step,
+    output_names,
+    place,
+    recorded,
+)
 from spyke_kohya.rank.facts import Facts, facts_from_run
 from spyke_kohya.rank.heldout import Context, judge_heldout
 from spyke_kohya.rank.heldout_file import has_evaluation, read_evaluation
@@ -122,7 +130,8 @@ def rank_directory(
     _check_name(found, name, output_dir)
     facts = Facts(window=window).or_else(record).or_else(curve.facts).or_else(merged_facts(found))
     curve = curve.with_facts(facts)
-    placed = place(found, _steps_per_epoch(facts), curve.last_step)
+    known = recorded(found, _checkpoints_of_run(run_dir), output_dir)
+    placed = place(known, _steps_per_epoch(facts), curve.last_step)
     unreadable = [(one.file, one.problem) for one in placed if not one.readable]
     candidates = one_per_step(placed) if placed else _without_files(curve, every, output_dir)
     if not candidates:
@@ -195,9 +204,13 @@ def _has_rows(path: Path) -> bool:
 
 
 def _facts_of_run(run_dir: Path | None) -> Facts:
+    return facts_from_run(_record_of(run_dir))
+
+
+def _record_of(run_dir: Path | None) -> dict[str, Any]:
     path = RunDirectory(run_dir).record if run_dir else None
     if path is None or not path.is_file():
-        return Facts()
+        return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
@@ -206,7 +219,13 @@ def _facts_of_run(run_dir: Path | None) -> Facts:
             where=str(path),
             remedy="rank the output directory instead, with --losses FILE",
         ) from problem
-    return facts_from_run(record) if isinstance(record, dict) else Facts()
+    return record if isinstance(record, dict) else {}
+
+
+def _checkpoints_of_run(run_dir: Path | None) -> list[dict[str, Any]]:
+    """What the run itself has recorded of its checkpoints."""
+    recorded = _record_of(run_dir).get("checkpoints")
+    return [one for one in recorded if isinstance(one, dict)] if isinstance(recorded, list) else []
 
 
 def _losses_of(run_dir: Path | None, directory: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
 from spyke_kohya.engine.events import CheckpointAnnounced, EngineWarning, Event, Header, Step
+from spyke_kohya.run.faults import Notice
 from spyke_kohya.run.watch import Watch
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class PlainDisplay:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def __call__(self, event: Event | None, watch: Watch) -> None:
+    def __call__(self, event: Event | Notice | None, watch: Watch) -> None:
         if notice := notice_of(event, watch):
             self._say(notice)
         elif isinstance(event, Step) and self._is_time(event):
@@ -64,9 +65,10 @@ class TerminalDisplay:
 
     def __exit__(self, *_: object) -> None:
         assert self._live is not None
-        self._live.stop()
+        with suppress(OSError):  # the terminal may be closed
+            self._live.stop()
 
-    def __call__(self, event: Event | None, watch: Watch) -> None:
+    def __call__(self, event: Event | Notice | None, watch: Watch) -> None:
         assert self._live is not None
         if notice := notice_of(event, watch):
             self._console.print(notice, markup=False)
@@ -76,9 +78,11 @@ class TerminalDisplay:
             self._live.update(Text(state_line(watch), no_wrap=True, overflow="ellipsis"))
 
 
-def notice_of(event: Event | None, watch: Watch) -> str:
+def notice_of(event: Event | Notice | None, watch: Watch) -> str:
     """What is worth a line of its own, or ""."""
     match event:
+        case Notice(kind, message, remedy) if kind != "cpu-fallback" or watch.warnings <= 5:
+            return f"{message}\n  do: {remedy}"
         case Header():
             return (
                 f"training on {watch.device}: {event.batches_per_epoch} batches an epoch, {event.epochs} "
