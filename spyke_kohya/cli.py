@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -16,9 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 import click
+from click.shell_completion import CompletionItem, shell_complete
 
 from spyke_kohya import __version__
 from spyke_kohya.errors import (
@@ -37,6 +40,7 @@ from spyke_kohya.report.findings import count_text, fault_text, findings_text
 if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
     from spyke_kohya.engine.release import Engine
+    from spyke_kohya.engine.targets import Target
     from spyke_kohya.presets.loading import Loaded
     from spyke_kohya.presets.training import Samples
     from spyke_kohya.rank.judge import Evidence, HeldoutResult, RankResult
@@ -47,12 +51,22 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_COMPLETE = "_SPYKE_KOHYA_COMPLETE"
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _RUN_OR_OUTPUT = click.Path(path_type=Path, file_okay=False, exists=True)
 _ROOT = click.option("--root", type=_DIRECTORY, default=Path(), help="Where relative paths start.  [default: here]")
 _ENGINE = click.option("--engine", type=_DIRECTORY, help="A directory with sd-scripts' train_network.py.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
+_PICKLE = click.option("--allow-pickle", is_flag=True, help="Let the base model be a .ckpt or .pt, which can run code.")
+_TARGET = click.option(
+    "--target",
+    type=click.Choice(["mps", "cuda", "cpu"]),
+    default="mps" if sys.platform == "darwin" else "cuda",
+    show_default=True,
+    help="The device to train on.",
+)
+_PLAIN_NAME = re.compile(r"[\w-]+")
 _STRICT = click.option("--strict", is_flag=True, help="Take warnings for errors.")
 _SET = click.option(
     "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Put a value over the preset's own; repeatable."
@@ -69,8 +83,21 @@ class Asked:
     lock: Path | None = None
 
 
+def _preset_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The presets there are, by bare name; and any file, for a preset may be named by its path."""
+    root = context.params.get("root") or Path()
+    names = sorted(file.stem for file in (root / "presets").glob("*.toml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
 def main() -> NoReturn:
     """Run the command line; every ending has its exit code, and none is a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text at all
+            stream.reconfigure(errors="backslashreplace")
+    if os.environ.get(_COMPLETE):
+        sys.exit(shell_complete(cli, {}, "spyke-kohya", _COMPLETE, os.environ[_COMPLETE]))
     try:
         with cli.make_context("spyke-kohya", sys.argv[1:]) as context:  # cli.main would make a closed pipe an error
             cli.invoke(context)
@@ -105,27 +132,56 @@ def cli() -> None:
 
 
 @cli.command(short_help="Everything wrong with presets, all at once.")
-@click.argument("presets", nargs=-1, required=True, metavar="PRESET...")
+@click.argument("presets", nargs=-1, metavar="PRESET...", shell_complete=_preset_names)
+@click.option("--quick", is_flag=True, help="Don't decode the images: their headers and captions only.")
+@click.option("--hash", "with_hash", is_flag=True, help="Tell the SHA-256 of the base model.")
+@click.option("-v", "--verbose", is_flag=True, help="Show how often each tag is in the captions.")
+@click.option("--explain", metavar="CODE", help="Why there is this finding, and where it was seen.")
+@_PICKLE
 @_SET
 @_ROOT
 @_STRICT
 @_JSON
-def validate(presets: Sequence[str], settings: Sequence[str], root: Path, strict: bool, as_json: bool) -> None:
-    """Everything wrong with dataset and training presets, all at once."""
-    examined = [_examine(name, root, settings) for name in presets]
+def validate(
+    presets: Sequence[str],
+    quick: bool,
+    with_hash: bool,
+    verbose: bool,
+    explain: str | None,
+    allow_pickle: bool,
+    settings: Sequence[str],
+    root: Path,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Everything wrong with dataset and training presets, all at once.
+
+    Every image is decoded once; what is unchanged is not decoded again.
+    """
+    if explain:
+        click.echo(_explanation(explain))
+        return
+    if not presets:
+        raise click.UsageError("Missing argument 'PRESET...'.")
+    examined = [_examine(name, root, settings, quick=quick, allow_pickle=allow_pickle) for name in presets]
+    hashes = [_base_hash(one, root) if with_hash else {} for one in examined]
     if as_json:
-        _print_json([one.to_dict() for one in examined])
+        _print_json([one.to_dict() | told for one, told in zip(examined, hashes, strict=True)])
     else:
-        for one in examined:
+        for one, told in zip(examined, hashes, strict=True):
             click.echo(f"{one.loaded.name}: {count_text(one.findings)}")
             if one.findings:
                 click.echo(findings_text(one.findings))
+            for name, digest in told.items():
+                click.echo(f"{name}: {digest}")
+            if verbose:
+                _show_tags(one)
     worst = [_exit_code(one.findings, strict) for one in examined]
     sys.exit(min((code for code in worst if code), default=0))
 
 
 @cli.command(short_help="Exactly what sd-scripts will do.")
-@click.argument("preset")
+@click.argument("preset", shell_complete=_preset_names)
 @click.option("--epochs", type=click.IntRange(min=1), help="For a dataset preset: how many epochs.")
 @click.option("--gradient-accumulation-steps", type=click.IntRange(min=1), help="For a dataset preset.")
 @click.option("--num-processes", type=click.IntRange(min=1), default=1, help="For a dataset preset.")
@@ -159,7 +215,7 @@ def plan(
 
 
 @cli.command(short_help="Run the locked command, watch it, rank its checkpoints.")
-@click.argument("preset", required=False)
+@click.argument("preset", required=False, shell_complete=_preset_names)
 @click.option("--from", "recorded", type=_RUN_OR_OUTPUT, metavar="RUN", help="Repeat this run from its own record.")
 @click.option("--locked", is_flag=True, help="Refuse unless everything is as `lock` recorded it.")
 @click.option("--dry-run", is_flag=True, help="Print the locked command and start nothing.")
@@ -176,6 +232,7 @@ def plan(
     "--stall-timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="End a run that says nothing for so long."
 )
 @click.option("--end-stale", is_flag=True, help="End what an earlier run has left running here.")
+@_PICKLE
 @_SET
 @_ENGINE
 @_ROOT
@@ -191,6 +248,7 @@ def train(
     nan_patience: int,
     stall_timeout: float | None,
     end_stale: bool,
+    allow_pickle: bool,
     settings: Sequence[str],
     engine: Path | None,
     root: Path,
@@ -201,7 +259,7 @@ def train(
     scratch = Path(tempfile.gettempdir()) / f"spyke-smoke-{os.getpid()}"
     smoke_settings = _smoke_settings(scratch) if smoke else ()
     asked = _asked(preset, recorded, [*settings, *smoke_settings], root.absolute())
-    prepare = partial(_prepare, asked, engine, locked)
+    prepare = partial(_prepare, asked, engine, locked, allow_pickle)
     launch, findings = prepare(resume)
     _say_findings(findings)
     if dry_run:
@@ -366,8 +424,73 @@ def samples(run: Path, preset: str | None, name: str | None, png: Path | None, e
     click.echo(f"pictures: {folder}\ncontact sheet: {sheet}")
 
 
+@cli.command(short_help="Write presets for a folder of images.")
+@click.argument("name")
+@click.option("--images", required=True, help="The folder of training images, as it is to stand in the preset.")
+@click.option("--reg", help="A folder of regularisation images.")
+@click.option("--base", help="The base model.  [default: that of another preset]")
+@click.option("--trigger", help="The trigger word.  [default: the first tag of all captions, else NAME]")
+@_TARGET
+@_ROOT
+def new(
+    name: str, images: str, reg: str | None, base: str | None, trigger: str | None, target: Target, root: Path
+) -> None:
+    """Look at a folder of images and write a dataset and a training preset for it, with comments.
+
+    Each picture is seen 40 times in the whole training, as in the run of record, but all together 400 to 1000 times.
+    """
+    from spyke_kohya.new import Asked, base_of_others, new_presets
+    from spyke_kohya.presets.writing import write_new
+
+    if not _PLAIN_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} can't name a preset", remedy="use letters, digits, - and _")
+    base = base or base_of_others(root.absolute())
+    if base is None:
+        raise UsageError("no base model is named", remedy="say --base FILE")
+    files = new_presets(Asked(name, images, base, target, reg, trigger), root.absolute())
+    write_new(files)
+    click.echo("\n".join(str(path) for path in files))
+    _say(f"look at both, then: spyke-kohya plan {name}")
+
+
+@cli.command("import", short_help="Write a preset from another front end's settings.")
+@click.argument("file", type=click.File("rb"))
+@click.option("--name", help="The preset's name.  [default: its output_name]")
+@_TARGET
+@_ROOT
+def import_(file: BinaryIO, name: str | None, target: Target, root: Path) -> None:
+    """Read a kohya_ss GUI preset (JSON), an sd-scripts --config_file (TOML) or an accelerate launch command line.
+
+    FILE may be - for stdin. What could not be carried over is said on stderr, and in the preset.
+    """
+    from spyke_kohya.presets.importing import import_settings
+    from spyke_kohya.presets.writing import write_new
+
+    text = file.read().decode("utf-8-sig", errors="replace")
+    imported = import_settings(text, root.absolute(), name=name, target=target)
+    write_new(imported.files)
+    click.echo("\n".join(str(path) for path in imported.files))
+    for note in imported.notes:
+        _say(f"not carried over as it was: {note}")
+    _say(f"look at it, then: spyke-kohya validate {imported.name}")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: commands, options and the names of presets.
+
+    For bash, put `eval "$(spyke-kohya completion bash)"` into ~/.bashrc.
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "spyke-kohya", _COMPLETE).source())
+
+
 @cli.command(short_help="Can this machine train at all?")
-@click.argument("preset", required=False)
+@click.argument("preset", required=False, shell_complete=_preset_names)
 @_ENGINE
 @_ROOT
 @_JSON
@@ -594,11 +717,32 @@ def lock_command(preset: str, check: bool, engine: Path | None, root: Path) -> N
     click.echo(f"locked {len(lock['images'])} images, {len(lock['captions'])} captions: {path}")
 
 
-def _examine(name: str, root: Path, settings: Sequence[str]) -> Examination:
-    from spyke_kohya.audit.examine import examine
+def _examine(
+    name: str, root: Path, settings: Sequence[str], *, quick: bool = False, allow_pickle: bool = False
+) -> Examination:
     from spyke_kohya.presets.loading import load
 
-    return examine(load(name, root.absolute(), settings), root.absolute())
+    root = root.absolute()
+    return _examine_loaded(load(name, root, settings), root, quick=quick, allow_pickle=allow_pickle)
+
+
+def _examine_loaded(loaded: Loaded, root: Path, *, quick: bool = False, allow_pickle: bool = False) -> Examination:
+    from spyke_kohya.audit.examine import Means, examine
+    from spyke_kohya.audit.memory import physical_memory_bytes
+    from spyke_kohya.audit.picture_cache import PictureCache, cache_directory
+    from spyke_kohya.report.decoding import decoding_bar
+
+    cache = PictureCache(cache_directory(os.environ, Path.home()))
+    with decoding_bar(is_terminal=sys.stderr.isatty()) as begin:
+        means = Means(
+            look=None if quick else partial(cache.look, begin=begin),
+            environment=os.environ,
+            home=Path.home(),
+            memory_bytes=physical_memory_bytes(),
+            allow_pickle=allow_pickle,
+        )
+        examined = examine(loaded, root, means=means)
+    return _with_other_runs(examined, root)
 
 
 def _asked(preset: str | None, recorded: Path | None, settings: Sequence[str], root: Path) -> Asked:
@@ -616,15 +760,56 @@ def _asked(preset: str | None, recorded: Path | None, settings: Sequence[str], r
     return Asked(again.loaded, again.root, again.engine, run.lock if run.lock.is_file() else None)
 
 
-def _prepare(asked: Asked, engine: Path | None, locked: bool, resume: bool) -> tuple[Launch, list[Finding]]:
+def _with_other_runs(examined: Examination, root: Path) -> Examination:
+    from spyke_kohya.engine.command import expand_home
+    from spyke_kohya.presets.loading import shown_path
+    from spyke_kohya.run.in_use import check_in_use
+
+    training = examined.loaded.training
+    if training is None:
+        return examined
+    output_dir = root / str(expand_home("output_dir", training.options["output_dir"]))
+    more = check_in_use(output_dir, shown_path(examined.loaded.path, root))
+    return replace(examined, findings=(*examined.findings, *more))
+
+
+def _explanation(code: str) -> str:
+    from difflib import get_close_matches
+
+    from spyke_kohya.audit.catalogue import CATALOGUE, explanation
+
+    if code in CATALOGUE:
+        return explanation(code)
+    close = get_close_matches(code, CATALOGUE, n=1)
+    remedy = f"did you mean {close[0]}?" if close else "docs/findings.md lists them all"
+    raise UsageError(f"there is no finding `{code}`", remedy=remedy)
+
+
+def _base_hash(examined: Examination, root: Path) -> dict[str, str | None]:
+    from spyke_kohya.audit.base_model import base_path, file_hash
+
+    training = examined.loaded.training
+    return {"base_sha256": file_hash(base_path(training.effective_options, root.absolute()))} if training else {}
+
+
+def _show_tags(examined: Examination) -> None:
+    from spyke_kohya.audit.tags import tag_tables
+    from spyke_kohya.report.tags import tag_table_text
+
+    for table in tag_tables(examined.scan, examined.captions) if examined.scan else []:
+        click.echo(f"\n{tag_table_text(table)}")
+
+
+def _prepare(
+    asked: Asked, engine: Path | None, locked: bool, allow_pickle: bool, resume: bool
+) -> tuple[Launch, list[Finding]]:
     from spyke_kohya.audit.engine import check_engine
-    from spyke_kohya.audit.examine import examine
     from spyke_kohya.lock import lock_path, lock_text
     from spyke_kohya.run.identity import identify
     from spyke_kohya.run.launch import prepare_launch
     from spyke_kohya.run.resume import find_segment
 
-    examined = examine(asked.loaded, asked.root)
+    examined = _examine_loaded(asked.loaded, asked.root, allow_pickle=allow_pickle)
     if examined.loaded.training is None or examined.plan is None or examined.scan is None:
         _say_findings(examined.findings)
         raise _blocked(examined.findings, "there is nothing to start")
@@ -811,13 +996,15 @@ def _show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
 
 def _write_png(result: RankResult | HeldoutResult, picture: Path) -> None:
     from spyke_kohya.rank.judge import HeldoutResult
-    from spyke_kohya.report.heldout import write_heldout_png
-    from spyke_kohya.report.picture import write_ranking_png
 
     try:
         if isinstance(result, HeldoutResult):
+            from spyke_kohya.report.heldout import write_heldout_png
+
             write_heldout_png(picture, result.ranking, result.title)
         else:
+            from spyke_kohya.report.picture import write_ranking_png
+
             write_ranking_png(picture, result.curve, result.ranking, result.title)
     except OSError as fault:
         message = f"the picture can't be written: {fault.strerror}"

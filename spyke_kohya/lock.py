@@ -96,8 +96,8 @@ def drift(locked: Document, now: Document, where: str) -> list[Finding]:
     return [
         *(error("preset.drifted", where, told, remedy) for told in _value_drift(locked, now)),
         *(error("engine.drifted", where, told, remedy) for told in _engine_drift(locked["engine"], now["engine"])),
-        *_file_drift("images", locked["images"], now["images"], remedy),
-        *_file_drift("captions", locked["captions"], now["captions"], remedy),
+        *_file_drift("images.drifted", "image", locked["images"], now["images"], remedy),
+        *_file_drift("captions.drifted", "caption", locked["captions"], now["captions"], remedy),
     ]
 
 
@@ -183,8 +183,9 @@ def _engine_drift(locked: Document, now: Document) -> Iterator[str]:
             yield f"{name} was {before.get(name, 'not installed')}, is {after.get(name, 'not installed')}"
 
 
-def _file_drift(room: str, locked: Mapping[str, str], now: Mapping[str, str], remedy: str) -> Iterator[Finding]:
-    noun = room.removesuffix("s")
+def _file_drift(
+    code: str, noun: str, locked: Mapping[str, str], now: Mapping[str, str], remedy: str
+) -> Iterator[Finding]:
     kinds: tuple[tuple[str, Callable[[str], bool]], ...] = (
         ("changed", lambda path: path in locked and path in now and locked[path] != now[path]),
         ("is gone", lambda path: path not in now),
@@ -193,10 +194,10 @@ def _file_drift(room: str, locked: Mapping[str, str], now: Mapping[str, str], re
     for told, is_so in kinds:
         paths = [path for path in sorted(locked.keys() | now.keys()) if is_so(path)]
         for path in paths[:_SHOWN]:
-            yield error(f"{room}.drifted", path, f"this {noun} {told} since the lock", remedy)
+            yield error(code, path, f"this {noun} {told} since the lock", remedy)
         if len(paths) > _SHOWN:
             yield error(
-                f"{room}.drifted",
+                code,
                 paths[_SHOWN],
                 f"this {noun} {told} since the lock, as are {len(paths) - _SHOWN - 1} more",
                 remedy,

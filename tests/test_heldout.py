@@ -12,7 +12,10 @@ from spyke_kohya.errors import NothingToRank
 from spyke_kohya.rank.heldout import Context, auc_below, judge_heldout
 from spyke_kohya.rank.heldout_file import Evaluation, Measured
 from spyke_kohya.rank.heldout_result import HeldoutRanking
+from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.paired import PairedRows
+from spyke_kohya.rank.ranking import rank
+from spyke_kohya.rank.result import Candidate
 from spyke_kohya.report.heldout import heldout_table, write_heldout_png
 
 STEPS = tuple(range(200, 2001, 200))
@@ -135,6 +138,18 @@ def test_what_is_not_measured_whole_or_not_a_number_is_named():
     )
     with pytest.raises(NothingToRank, match="measured whole"):
         judge_heldout(evaluation(measured([]), steps=()))
+
+
+def test_where_the_training_loss_falls_and_the_held_out_loss_turns_only_the_latter_says_where():
+    """The shape of nearly all public trainings that logged both."""
+    shape, steps = 1 / 1.24**2, np.arange(1, 2001)
+    losses = np.random.default_rng(5).gamma(shape, 1 / shape, len(steps)) * 0.08 * (1 - 0.1 * steps / 2000)
+    sums = np.concatenate(([0.0], np.cumsum(losses)))
+    averages = (sums[steps] - sums[np.maximum(0, steps - 460)]) / np.minimum(steps, 460)
+    by_training_loss = rank(LossCurve(steps, averages, losses, 460), [Candidate(step) for step in STEPS])
+    assert "no demonstrated winner" in by_training_loss.verdict
+    assert by_training_loss.confidence != "demonstrated"
+    assert judged(measured(U, 16, spread=0.0005)).minimum.step == 1000
 
 
 def test_the_json_keeps_the_shape_of_rank():

@@ -145,6 +145,7 @@ def make_workplace(root: Path) -> Workplace:
             "network_dim": 4,
             "max_data_loader_n_workers": 0,
             "optimizer_type": "AdamW",
+            "learning_rate": 1e-4,
         },
     }
     (root / "presets" / "tiny.toml").write_text(toml.dumps(training), encoding="utf-8")

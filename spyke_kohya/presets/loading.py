@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -163,6 +164,9 @@ def _read(name: str, root: Path, *, is_preset_file: bool, named_by: str = "") ->
     path = find_preset(name, root)
     where = named_by or shown_path(path, root)
     try:
+        if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            message = "it is a pipe or a device, which may never end"
+            return _File(path, findings=[error("schema.unreadable", where, message, "name a preset file")])
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         return _File(path, findings=[_no_such_preset(name, path, root, where)])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from spyke_kohya.engine.options import RESERVED, OptionValue, check_option, parser_defaults
+from spyke_kohya.engine.options import RESERVED, OptionFault, OptionValue, check_option, parser_defaults
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding, error, errors_in
 
@@ -166,6 +166,14 @@ def sound_options(table: object) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in RESERVED and not check_option(name, value)}
 
 
+_FAULT_CODES: Mapping[OptionFault, str] = {
+    "unknown-key": "schema.unknown-key",
+    "wrong-type": "schema.wrong-type",
+    "bad-choice": "schema.bad-choice",
+    "unsafe-value": "schema.unsafe-value",
+}
+
+
 def check_train_network(options: Mapping[str, object], where: str) -> list[Finding]:
     """Everything wrong with ``[train_network]``: names, types, choices, and what the launcher keeps to itself."""
     findings = []
@@ -176,7 +184,7 @@ def check_train_network(options: Mapping[str, object], where: str) -> list[Findi
             findings.append(error("schema.reserved-option", place, message, RESERVED[name]))
         elif fault := check_option(name, value):
             kind, message = fault
-            findings.append(error(f"schema.{kind}", place, message, "correct it, or remove the key"))
+            findings.append(error(_FAULT_CODES[kind], place, message, "correct it, or remove the key"))
     return findings + [
         error(
             "schema.missing-key",

@@ -90,9 +90,10 @@ def _about_memory(ranking: HeldoutRanking) -> str:
     best = ranking.minimum
     if best.gap is None or best.auc is None:
         return ""
+    compared = "more" if best.gap < 0 else "less"
     return (
-        f"At step {best.step} the loss fell by {-best.gap:.4f} more on trained pictures than on held-out ones, and "
-        f"that tells them apart with AUC {best.auc:.2f} (0.5: not at all, 1: by heart). Context, not the ranking."
+        f"At step {best.step} the loss fell by {abs(best.gap):.4f} {compared} on trained pictures than on held-out "
+        f"ones, and that tells them apart with AUC {best.auc:.2f} (0.5: not at all, 1: by heart). It is context only."
     )
 
 

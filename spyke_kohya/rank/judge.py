@@ -168,12 +168,24 @@ def _newest_run(directory: Path, name: str | None) -> Path | None:
 
 
 def _losses_in(run: RunDirectory) -> Path | None:
-    """The best record of a run's losses: the table, else TensorBoard's files, else the console."""
+    """The best record of a run's losses: the table, else TensorBoard's files, else the console.
+
+    Of a resumed run only the table counts its steps truly: in all else they begin with 1 again.
+    """
     if _has_rows(run.losses):
         return run.losses
+    if _is_resumed(run):
+        return None
     if any(_holds_losses(file) for file in find_event_files(run.tensorboard)):
         return run.tensorboard
     return run.console if run.console.is_file() and b"avr_loss=" in run.console.read_bytes() else None
+
+
+def _is_resumed(run: RunDirectory) -> bool:
+    try:
+        return bool(run.read_record().get("resumed_from"))
+    except (OSError, ValueError):
+        return False
 
 
 def _holds_losses(event_file: Path) -> bool:
@@ -249,6 +261,8 @@ def _without_files(curve: LossCurve, every: int | None, directory: Path) -> list
             where=str(directory),
             remedy="give the directory that holds the checkpoints, or say how far apart they were saved: --every N",
         )
+    if every is not None:
+        steps = steps[(steps % every == 0) | (steps == steps[-1:])]
     return [Candidate(int(step)) for step in steps]
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from spyke_kohya.evaluate.evaluation import Cost, Forecast, Progress
 from spyke_kohya.rank.heldout_result import HeldoutRanking, HeldoutRow
 from spyke_kohya.report.live import duration
+
+if TYPE_CHECKING:
+    from spyke_kohya.evaluate.evaluation import Cost, Forecast, Progress
 
 EXPLAINED = (
     "base: this much below (-) or above (+) the base model's loss; lowest: above the lowest, with the standard error "

@@ -65,7 +65,8 @@ class TerminalDisplay:
 
     def __exit__(self, *_: object) -> None:
         assert self._live is not None
-        self._live.stop()
+        with suppress(OSError):  # the terminal may be closed
+            self._live.stop()
 
     def __call__(self, event: Event | Notice | None, watch: Watch) -> None:
         assert self._live is not None

@@ -64,11 +64,7 @@ class RunRecord:
 
     def saved(self, checkpoints: Sequence[SavedCheckpoint], states: Sequence[Mapping[str, Any]]) -> None:
         """Note what is on the disk now: every checkpoint with its problem, if it has one, and every state."""
-        self._record |= {
-            "checkpoints": [saved.to_dict() for saved in checkpoints],
-            "states": [dict(state) for state in states],
-        }
-        self._record["safe"] = _safe(checkpoints, states)
+        self._record |= _saved(checkpoints, states)
         self._write()
 
     def counted(self, faults: Mapping[str, int]) -> None:
@@ -120,11 +116,15 @@ class RunRecord:
         self._complained = True
 
 
-def _safe(checkpoints: Sequence[SavedCheckpoint], states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is lost by no accident: the checkpoints read back whole, and the newest state to resume from."""
+def _saved(checkpoints: Sequence[SavedCheckpoint], states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is on the disk, and what of it is safe: the checkpoints read back whole, and the newest state."""
     return {
-        "checkpoints": [saved.file for saved in checkpoints if not saved.problem],
-        "state": dict(states[-1]) if states else None,
+        "checkpoints": [saved.to_dict() for saved in checkpoints],
+        "states": [dict(state) for state in states],
+        "safe": {
+            "checkpoints": [saved.file for saved in checkpoints if not saved.problem],
+            "state": dict(states[-1]) if states else None,
+        },
     }
 
 
@@ -163,9 +163,7 @@ def _first_record(launch: Launch) -> dict[str, Any]:
         },
         "identity": dict(launch.identity),
         "resumed_from": segment.to_dict() if segment else None,
-        "checkpoints": [],
-        "states": [],
-        "safe": {"checkpoints": [], "state": None},
+        **_saved(segment.checkpoints if segment else (), segment.states if segment else ()),
         "machine": {"system": platform.platform(), "python": platform.python_version(), "spyke_kohya": __version__},
     }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.engine.filenames import parse_file_name
-from spyke_kohya.engine.states import ARCHIVES, TRAIN_STATE, WEIGHTS
+from spyke_kohya.engine.states import ARCHIVES, TRAIN_STATE, WEIGHTS, epoch_of_state
 from spyke_kohya.errors import PresetError
 from spyke_kohya.plan import Plan
 from spyke_kohya.run.checkpoints import SavedCheckpoint, inspect
@@ -39,7 +39,8 @@ def find_segment(output_dir: Path, output_name: str, plan: Plan, identity: Mappi
     if changed := differences(_table(record, "identity"), identity):
         reason = f"changed since that run: {', '.join(changed)}. To go on would mix two trainings"
         raise _refused(reason, run, f"put it back as it was, or {_START_ANEW}")
-    state, faults = _newest_whole(record)
+    states = _states_of(run, record)
+    state, faults = _newest_whole(states)
     if state is None:
         why = f": {'; '.join(faults)}" if faults else ": it ended before its first epoch did, or saved none"
         raise _refused(f"no whole state to resume from{why}", run)
@@ -52,8 +53,8 @@ def find_segment(output_dir: Path, output_name: str, plan: Plan, identity: Mappi
         epoch=int(state["epoch"]),
         step=step,
         steps_lost=max(0, _last_step(run, record) - step),
-        checkpoints=(*_checkpoints_of(record, step, run.path.name), *_strangers(run, record, step)),
-        states=tuple(one for one in _list(record, "states") if int(one["step"]) <= step),
+        checkpoints=(*_checkpoints_of(record, step, run.path.name), *_unrecorded(run, record, step)),
+        states=tuple(one for one in states if int(one["step"]) <= step),
     )
 
 
@@ -93,9 +94,30 @@ def _says_anything(record: Mapping[str, Any]) -> bool:
     return bool(record.get("states") or record.get("resumed_from") or _steps_reached(record) or "result" not in record)
 
 
-def _newest_whole(record: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[str]]:
+def _states_of(run: RunDirectory, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The states on record, and those that the engine saved in the moment in which the wrapper was killed."""
+    recorded = _list(record, "states")
+    folder = run.segment if record.get("resumed_from") else run.output_dir
+    steps_per_epoch = int(_table(record, "plan").get("steps_per_epoch", 0))
+    found = []
+    for place in folder.glob("*-state"):
+        epoch = epoch_of_state(place, record["output_name"])
+        if epoch and _is_of(run, place / TRAIN_STATE) and all(one["path"] != str(place) for one in recorded):
+            found.append({"epoch": epoch, "step": epoch * steps_per_epoch, "path": str(place)})
+    return sorted([*recorded, *found], key=lambda one: int(one["step"]))
+
+
+def _is_of(run: RunDirectory, file: Path) -> bool:
+    """Whether a file was written after the run began: the same disk gave both their times."""
+    try:
+        return file.stat().st_mtime_ns >= run.command.stat().st_mtime_ns
+    except OSError:
+        return False
+
+
+def _newest_whole(states: list[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, list[str]]:
     faults: list[str] = []
-    for state in sorted(_list(record, "states"), key=lambda one: int(one["step"]), reverse=True):
+    for state in reversed(states):
         fault = fault_of_state(Path(state["path"]))
         if not fault:
             return state, faults
@@ -123,15 +145,22 @@ def _checkpoints_of(record: Mapping[str, Any], step: int, run_name: str) -> list
     return [one if one.step <= step or one.problem else _with_problem(one, problem) for one in saved]
 
 
-def _strangers(run: RunDirectory, record: Mapping[str, Any], step: int) -> list[SavedCheckpoint]:
-    """Files of this name after ``step`` that no record of this training holds: they are left where they are."""
+def _unrecorded(run: RunDirectory, record: Mapping[str, Any], step: int) -> list[SavedCheckpoint]:
+    """Files of this name that no record of this training holds.
+
+    Those of the run itself up to ``step`` were saved in its last moments, and are read now; all others are none of it,
+    and left where they are.
+    """
     known = {str(one["file"]) for one in _list(record, "checkpoints")}
     found = []
     for file in sorted(run.output_dir.iterdir()):
         named = parse_file_name(file.name)
         if not named or named.output_name != record["output_name"] or named.kind == "epoch" or file.name in known:
             continue
-        if named.kind == "final" or (named.number or 0) > step:
+        if named.number is not None and named.number <= step and _is_of(run, file):
+            seen = inspect(file)
+            found.append(SavedCheckpoint(named.number, file.name, seen.size_bytes, seen.sha256, seen.problem))
+        else:
             at = named.number or int(_table(record, "plan").get("total_steps", 0))
             found.append(SavedCheckpoint(at, file.name, file.stat().st_size, "", "not of the resumed training"))
     return found
