@@ -17,7 +17,7 @@ TRAIN_NEEDS := demo-inputs
 TRAIN_FLAGS := --engine scripts/miniature
 endif
 
-.PHONY: help setup engine train validate plan demo-inputs check test contract bench docs clean
+.PHONY: help setup engine train validate plan demo-inputs check test contract faults bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ test: $(DEV_READY) ## the whole test suite
 
 contract: $(DEV_READY) ## the contract suite on the real sd-scripts too (about 15 minutes, 5 GB of disk)
 	@$(BIN)/python -m pytest tests/contract --require-engine -v $(ARGS)
+
+faults: $(DEV_READY) ## every fault of docs/reliability.md, 20 times (under 10 minutes on 2 idle cores)
+	@$(BIN)/python -m pytest -q -n 2 tests/faults --times 20 $(ARGS)
 
 bench: $(DEV_READY) demo-inputs ## how fast the wrapper itself is
 	@$(BIN)/python scripts/bench.py $(ARGS)

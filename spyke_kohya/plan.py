@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from spyke_kohya.counting import DatasetPlan, SubsetPlan, count_datasets
-from spyke_kohya.engine.checkpoint_size import checkpoint_bytes
+from spyke_kohya.engine.checkpoint_size import checkpoint_bytes, state_bytes
 from spyke_kohya.engine.options import parser_defaults
 from spyke_kohya.engine.schedule import Checkpoint, Saving, checkpoints, epochs_of, steps_per_epoch
+from spyke_kohya.engine.states import NO_STATES, STATES_KEPT, StateSaving, state_saving
 from spyke_kohya.findings import Finding, error, warning
 from spyke_kohya.scan import Scan
 
@@ -28,8 +29,8 @@ _AT_LEAST_ONE = (
 class Plan:
     """A run before it runs. The numbers mean what sd-scripts means by them.
 
-    ``checkpoint_bytes`` (of each) and ``disk_bytes`` (of those that remain, saved states not counted) are estimates,
-    None where the network isn't known.
+    ``checkpoint_bytes``, ``state_bytes`` (of each) and ``disk_bytes`` (of the checkpoints that remain and the states
+    that are kept) are estimates, None where the network isn't known. ``states`` says how states are saved.
     """
 
     datasets: tuple[DatasetPlan, ...]
@@ -42,6 +43,8 @@ class Plan:
     steps_source: StepsSource
     checkpoints: tuple[Checkpoint, ...]
     checkpoint_bytes: int | None
+    state_bytes: int | None = None
+    states: StateSaving = NO_STATES
 
     @property
     def num_train_images(self) -> int:
@@ -80,8 +83,15 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int | None:
-        """Disk that the remaining checkpoints take."""
-        return None if self.checkpoint_bytes is None else self.checkpoint_bytes * len(self.checkpoints)
+        """Disk that the remaining checkpoints and the kept states take."""
+        if self.checkpoint_bytes is None or self.state_bytes is None:
+            return None
+        return self.checkpoint_bytes * len(self.checkpoints) + self.state_bytes * self.states_kept
+
+    @property
+    def states_kept(self) -> int:
+        """How many states to resume from there are at the end: none is saved after the last epoch."""
+        return min(STATES_KEPT, self.epochs - 1) if self.states.is_on else 0
 
     def _subsets(self) -> Iterator[SubsetPlan]:
         return (subset for dataset in self.datasets for subset in dataset.subsets)
@@ -91,20 +101,27 @@ class Plan:
         names = (
             "num_train_images num_reg_images batches_per_epoch steps_per_epoch epochs total_steps validation_batches "
             "train_images reg_images reg_images_used validation_images gradient_accumulation_steps num_processes "
-            "steps_source checkpoint_bytes disk_bytes"
+            "steps_source checkpoint_bytes state_bytes states_kept disk_bytes"
         )
         return {name: getattr(self, name) for name in names.split()} | {
             "buckets": [[[list(size), count] for size, count in dataset.buckets] for dataset in self.datasets],
+            "folders": [[asdict(subset) for subset in dataset.subsets] for dataset in self.datasets],
             "checkpoints": [{"step": saved.step, "file": saved.file} for saved in self.checkpoints],
         }
 
 
 def make_plan(
-    scan: Scan, options: Mapping[str, object], *, num_processes: int = 1, where: str = ""
+    scan: Scan,
+    options: Mapping[str, object],
+    *,
+    num_processes: int = 1,
+    save_states: bool = False,
+    where: str = "",
 ) -> tuple[Plan | None, list[Finding]]:
     """What sd-scripts will do with the scanned datasets; None where it would stop with an exception.
 
-    ``options`` are those that the training preset sets, ``where`` names it. The findings say what stops a run, and what
+    ``options`` are those that the training preset sets, ``where`` names it; with ``save_states`` the launcher has
+    states saved. The findings say what stops a run, and what
     sd-scripts does silently that was hardly meant. Where there is nothing to train on, the plan is one of no steps.
     """
     seed = options.get("seed")
@@ -121,9 +138,11 @@ def make_plan(
         )
     if datasets is None or below_one:
         return None, findings
-    return _scheduled(
-        datasets, batches, parser_defaults() | dict(options), _steps_source(options), num_processes
-    ), findings
+    plan = _scheduled(datasets, batches, parser_defaults() | dict(options), _steps_source(options), num_processes)
+    if save_states:
+        states = state_saving(options, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
+        plan = replace(plan, states=states)
+    return plan, findings
 
 
 def _scheduled(
@@ -142,12 +161,14 @@ def _scheduled(
         epochs=epochs_of(total, an_epoch) if total else 0,
         total_steps=total,
         steps_source=source,
-        checkpoints=tuple(checkpoints(_saving(options), total, an_epoch)) if total else (),
+        checkpoints=tuple(checkpoints(saving_of(options), total, an_epoch)) if total else (),
         checkpoint_bytes=checkpoint_bytes(options),
+        state_bytes=state_bytes(options),
     )
 
 
-def _saving(options: Mapping[str, Any]) -> Saving:
+def saving_of(options: Mapping[str, Any]) -> Saving:
+    """When sd-scripts saves, by its options with the parser's defaults."""
     return Saving(
         output_name=options["output_name"],
         extension=f".{options['save_model_as']}",
@@ -204,7 +225,7 @@ def explain(plan: Plan) -> list[str]:
             _counted(plan.validation_batches, "batch", "batches"),
         )
         lines.append(f"validation on {images} in {batches}")
-    return [*lines, _saving_words(plan)]
+    return [*lines, _saving_words(plan), *_states_words(plan)]
 
 
 def _dataset_words(dataset: DatasetPlan) -> str:
@@ -254,9 +275,17 @@ def _steps_words(plan: Plan) -> str:
 
 def _saving_words(plan: Plan) -> str:
     saved = _counted(len(plan.checkpoints), "checkpoint")
-    if plan.checkpoint_bytes is None or plan.disk_bytes is None:
+    if plan.checkpoint_bytes is None:
         return saved
-    return f"{saved} of about {plan.checkpoint_bytes / 1e6:.1f} MB, {plan.disk_bytes / 1e6:.0f} MB in all"
+    in_all = plan.checkpoint_bytes * len(plan.checkpoints)
+    return f"{saved} of about {plan.checkpoint_bytes / 1e6:.1f} MB, {in_all / 1e6:.0f} MB in all"
+
+
+def _states_words(plan: Plan) -> list[str]:
+    if not plan.states_kept:
+        return []
+    size = f" of about {plan.state_bytes / 1e6:.0f} MB" if plan.state_bytes else ""
+    return [f"a state{size} at the end of each epoch to resume from, the last {plan.states_kept} kept"]
 
 
 def _counted(number: int, word: str, plural: str = "") -> str:

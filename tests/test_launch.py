@@ -71,12 +71,18 @@ def test_the_script_is_the_golden_file_s(launch_of):
     assert script == (GOLDEN / "spyke_plasma_v1.command.sh").read_text(encoding="utf-8")
 
 
-def test_the_options_are_exactly_the_preset_s_and_three_of_the_launcher(launch_of):
+def test_the_options_are_exactly_the_preset_s_and_those_of_the_launcher(launch_of):
     preset = toml.loads((PROJECT / "presets/spyke_plasma_v1.toml").read_text(encoding="utf-8"))["train_network"]
     argv = launch_of("spyke_plasma_v1").command.argv
     words = argv[argv.index("/home/spyke/sd-scripts/train_network.py") + 1 :]
     names = [word.removeprefix("--").partition("=")[0] for word in words]
-    assert names == [*preset, "dataset_config", "logging_dir", "log_with"]
+    states = ["save_state", "save_every_n_epochs", "save_last_n_epochs_state", "save_last_n_steps_state"]
+    assert names == [*preset, *states, "dataset_config", "logging_dir", "log_with"]
+
+
+def test_without_states_the_options_are_the_preset_s_and_three_of_the_launcher(launch_of):
+    words = launch_of("spyke_plasma_v1", "launch.save_state=false").command.argv
+    assert not [word for word in words if "state" in word or "epochs=1" in word]
 
 
 def test_a_home_in_the_dataset_is_written_out_and_json_becomes_toml(tmp_path, monkeypatch):

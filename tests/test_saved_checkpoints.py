@@ -1,8 +1,9 @@
-"""Which checkpoints a run really left: whole, and its own."""
+"""A checkpoint is trusted once it has been read: header, sizes, and every number in it."""
 
+import hashlib
 import json
-import os
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +12,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from spyke_kohya.run.checkpoints import SavedCheckpoint, check_checkpoints, is_whole
+from spyke_kohya.run.checkpoints import inspect
 
 
-def checkpoint(path: Path, *, at: float = 1000.0) -> Path:
+def checkpoint(path: Path) -> Path:
     save_file({"a": np.ones((4, 2), np.float32), "b": np.ones(3, np.float16)}, path, {"ss_seed": "42"})
-    os.utime(path, (at, at))
     return path
 
 
-def test_files_of_this_run_are_told_from_what_is_missing_old_or_cut(tmp_path):
-    names = ("whole", "missing", "old", "cut")
-    whole, missing, old, cut = ((step, tmp_path / f"{name}.safetensors") for step, name in enumerate(names, 1))
-    checkpoint(whole[1])
-    checkpoint(old[1], at=900.0)
-    cut[1].write_bytes(checkpoint(cut[1]).read_bytes()[:-1])
-    saved, lacking = check_checkpoints([whole, missing, old, cut], newer_than=999.5)
-    assert saved == [SavedCheckpoint(1, "whole.safetensors", whole[1].stat().st_size)]
-    assert lacking == [missing[1], old[1], cut[1]]
+def written(path: Path, dtype: str, data: bytes) -> Path:
+    """A file of one tensor, of a type that numpy doesn't have."""
+    header = json.dumps({"t": {"dtype": dtype, "shape": [1], "data_offsets": [0, len(data)]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    return path
 
 
-def test_a_whole_file_with_and_without_tensors(tmp_path):
-    assert is_whole(checkpoint(tmp_path / "a.safetensors"))
+def test_a_whole_file_has_its_size_its_hash_and_no_problem(tmp_path):
+    file = checkpoint(tmp_path / "a.safetensors")
+    seen = inspect(file)
+    assert (seen.problem, seen.size_bytes) == ("", file.stat().st_size)
+    assert seen.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     save_file({}, tmp_path / "b.safetensors", {"only": "metadata"})
-    assert is_whole(tmp_path / "b.safetensors")
+    assert inspect(tmp_path / "b.safetensors").problem == ""
 
 
 def test_no_cut_of_a_file_is_whole(tmp_path):
@@ -42,13 +41,62 @@ def test_no_cut_of_a_file_is_whole(tmp_path):
     part = tmp_path / "part.safetensors"
     for length in range(len(data)):
         part.write_bytes(data[:length])
-        assert not is_whole(part), length
+        assert inspect(part).problem, length
     part.write_bytes(data + b"x")
-    assert not is_whole(part)
+    assert inspect(part).problem == "it is too long"
 
 
-def test_a_directory_is_no_checkpoint(tmp_path):
-    assert not is_whole(tmp_path)
+def test_a_cut_says_how_much_is_there(tmp_path):
+    file = checkpoint(tmp_path / "a.safetensors")
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes()[:-1])
+    assert inspect(file).problem == f"it is cut off: {size - 1} of {size} bytes"
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_one_number_that_is_not_finite_spoils_a_file(tmp_path, number, dtype):
+    values = np.ones((7, 5), dtype)
+    values[6, 4] = number
+    file = tmp_path / "a.safetensors"
+    save_file({"good": np.ones(3, np.float32), "bad": values}, file)
+    seen = inspect(file)
+    assert seen.problem == "1 of its 2 tensors hold numbers that are not finite, bad first"
+    assert seen.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("number", "finite"), [(0x7F80, False), (0xFF80, False), (0x7FC0, False), (0x7F7F, True), (0x0001, True)]
+)
+def test_bfloat16_is_judged_by_its_exponent(tmp_path, number, finite):
+    file = written(tmp_path / "a.safetensors", "BF16", struct.pack("<3H", 0x3F80, number, 0x3F80))
+    assert (inspect(file).problem == "") is finite
+
+
+def test_a_number_at_the_end_of_a_large_tensor_is_seen(tmp_path):
+    values = np.zeros(3_000_001, np.float32)
+    values[-1] = np.nan
+    save_file({"large": values}, tmp_path / "a.safetensors")
+    assert "not finite" in inspect(tmp_path / "a.safetensors").problem
+
+
+def test_whole_numbers_have_no_infinity(tmp_path):
+    save_file({"i": np.full(4, -1, np.int32)}, tmp_path / "a.safetensors")
+    assert inspect(tmp_path / "a.safetensors").problem == ""
+
+
+def test_of_torch_s_own_files_the_archive_counts(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("data.pkl", b"x")
+    assert inspect(tmp_path / "a.pt").problem == ""
+    (tmp_path / "b.ckpt").write_bytes((tmp_path / "a.pt").read_bytes()[:-10])
+    assert "cut off" in inspect(tmp_path / "b.ckpt").problem
+
+
+@pytest.mark.parametrize("missing", ["directory", "nothing"])
+def test_what_is_no_file_can_not_be_read(tmp_path, missing):
+    place = tmp_path if missing == "directory" else tmp_path / "a.safetensors"
+    assert inspect(place).problem.startswith("can't be read")
 
 
 @pytest.mark.parametrize("header", [[], 5, {"a": 1}, {"a": {"data_offsets": []}}, {"a": {"data_offsets": "xy"}}])
@@ -56,7 +104,7 @@ def test_a_header_of_something_else_is_not_whole(tmp_path, header):
     text = json.dumps(header).encode()
     file = tmp_path / "x.safetensors"
     file.write_bytes(struct.pack("<Q", len(text)) + text)
-    assert not is_whole(file)
+    assert inspect(file).problem.startswith("its header can't be read")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
@@ -64,4 +112,4 @@ def test_a_header_of_something_else_is_not_whole(tmp_path, header):
 def test_no_bytes_raise(tmp_path, data):
     file = tmp_path / "x.safetensors"
     file.write_bytes(struct.pack("<Q", len(data)) + data)
-    assert is_whole(file) in (True, False)
+    assert isinstance(inspect(file).problem, str)

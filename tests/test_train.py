@@ -99,10 +99,13 @@ def test_events_are_kept_without_the_steps(place):
     assert [event["event"] for event in events] == [
         "DeviceReported",
         "Header",
-        *["CheckpointAnnounced"] * 4,
+        "CheckpointAnnounced",
+        "CheckpointAnnounced",
+        "StateSaved",
+        *["CheckpointAnnounced"] * 3,
         "ModelSaved",
     ]
-    assert [event["after_step"] for event in events if event["event"] == "CheckpointAnnounced"] == [5, 10, 15, 16]
+    assert [event["after_step"] for event in events if event["event"] == "CheckpointAnnounced"] == [5, 8, 10, 15, 16]
 
 
 def test_losses_come_from_the_engine_s_own_event_file_in_full_precision(place):
@@ -159,9 +162,8 @@ def test_another_device_than_the_target_stops_the_run_at_once(place):
 @pytest.mark.parametrize(
     ("scenario", "reason", "returncode", "steps"),
     [
-        ("nan", "the loss is not a number from step 4 on: the saved files are spoiled", 0, 16),
         ("no-data", "No data found. Please verify arguments", 0, 0),
-        ("unsaved", "checkpoints are missing or unreadable: tiny.safetensors", 0, 16),
+        ("unsaved", "checkpoints are missing: tiny.safetensors", 0, 16),
         ("traceback", "OSError: image file is truncated", 1, 4),
         ("killed", "died with <Signals.SIGKILL: 9>", 1, 4),
         ("launcher-killed", "the engine was killed by SIGKILL", -9, 4),
@@ -190,7 +192,7 @@ def test_a_checkpoint_of_an_earlier_run_does_not_count(place):
         os.utime(file, (1000, 1000))
     (place.only_run()).rename(place.output / "runs" / "earlier")
     outcome = run(place, "unsaved")
-    assert outcome.reason == "checkpoints are missing or unreadable: tiny.safetensors"
+    assert outcome.reason == "checkpoints are missing: tiny.safetensors"
     assert [saved.step for saved in outcome.checkpoints] == [5, 10, 15]
 
 
@@ -210,14 +212,14 @@ def test_an_engine_that_can_not_be_started_is_recorded_as_failed(place):
 
 
 def test_a_fault_of_the_wrapper_ends_the_engine_too(place):
-    def full_disk(event, watch):
+    def broken(event, watch):
         if watch.step:
-            raise OSError("No space left on device")
+            raise RuntimeError("a fault of the wrapper")
 
-    with pytest.raises(OSError, match="No space left"):
-        run(place, "waits", listen=full_disk)
+    with pytest.raises(RuntimeError, match="a fault of the wrapper"):
+        run(place, "waits", listen=broken)
     record = place.record()
-    assert (record["status"], record["reason"]) == ("failed", "No space left on device")
+    assert (record["status"], record["reason"]) == ("failed", "a fault of the wrapper")
     assert_group_is_gone(record["process_group"])
 
 

@@ -133,6 +133,7 @@ def make_workplace(root: Path) -> Workplace:
         "dataset": "presets/data.toml",
         "launch": {"target": "cpu"},
         "expect": {"total_steps": 16, "trigger": "spyke"},
+        "evaluate": {"heldout_dir": "heldout"},
         "train_network": {
             "pretrained_model_name_or_path": write_base_model(root / "base.safetensors").name,
             "output_dir": "output",

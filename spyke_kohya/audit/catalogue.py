@@ -308,6 +308,14 @@ _WRITTEN: Mapping[str, Entry] = {
         "measured on sd-scripts v0.10.1, torch 2.14.1",
     ),
     "engine.other-commit": Entry("Everything here was read in, and measured on, one release of sd-scripts.", _OURS),
+    "evaluate.no-heldout": Entry(
+        "The training loss can't tell which checkpoint generalises; the loss on pictures that were never trained can.",
+        "measured on 57 public SD1.5 trainings: the lowest avr_loss picked worse than the average checkpoint in 91 %",
+    ),
+    "preset.drifted": Entry("The preset, its plan or the base model is no longer as `lock` recorded it.", _OURS),
+    "engine.drifted": Entry("sd-scripts or a package beside it is no longer as it was recorded.", _OURS),
+    "images.drifted": Entry("An image is no longer, byte for byte, as `lock` recorded it.", _OURS),
+    "captions.drifted": Entry("A caption is no longer, byte for byte, as `lock` recorded it.", _OURS),
 }
 
 

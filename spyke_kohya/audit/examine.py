@@ -11,6 +11,7 @@ from spyke_kohya.audit.base_model import check_base_model, check_resolution
 from spyke_kohya.audit.captions import Rules, check_captions
 from spyke_kohya.audit.duplicates import check_duplicates, roles_of
 from spyke_kohya.audit.expectations import check_expectations, meets
+from spyke_kohya.audit.heldout import check_heldout
 from spyke_kohya.audit.images import check_images, check_pictures
 from spyke_kohya.audit.memory import check_memory
 from spyke_kohya.audit.options import check_options, check_schedule
@@ -105,6 +106,7 @@ def _examine(loaded: Loaded, root: Path, stated: Mapping[str, Any], num_processe
     findings += check_images(found, stated, is_complete=loaded.kind == "training")
     findings += _check_pictures(found, means)
     if training:
+        findings += check_heldout(training, where)
         findings += check_output(training.effective_options, plan, root, where)
         if plan:
             findings += check_expectations(plan, training.expect, where)
@@ -151,7 +153,8 @@ def _check_pictures(found: Scan, means: Means) -> list[Finding]:
 def _plan(
     loaded: Loaded, found: Scan, stated: Mapping[str, Any], num_processes: int, where: str
 ) -> tuple[Plan | None, list[Finding]]:
-    plan, findings = make_plan(found, stated, num_processes=num_processes, where=where)
+    save_states = loaded.training is not None and loaded.training.launch.save_state
+    plan, findings = make_plan(found, stated, num_processes=num_processes, save_states=save_states, where=where)
     if loaded.kind == "dataset":  # how long to train is said elsewhere
         findings = [finding for finding in findings if finding.code != "plan.steps-defaulted"]
     elif loaded.training is None:  # what is sound in it was counted, but nothing could be started
@@ -165,4 +168,4 @@ def _sized(plan: Plan | None, options: Mapping[str, Any], root: Path) -> Plan | 
     header = inspect_base_model(root / str(expand_home("pretrained_model_name_or_path", name))) if name else None
     if plan is None or header is None or header.form == "missing" or header.family == "SD1.5":
         return plan
-    return replace(plan, checkpoint_bytes=None)
+    return replace(plan, checkpoint_bytes=None, state_bytes=None)

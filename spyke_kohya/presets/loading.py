@@ -92,6 +92,11 @@ def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
     )
 
 
+def load_document(name: str, path: Path, document: Document, root: Path) -> Loaded:
+    """Load a training preset that is known as a document, as a run's record holds it, and not as a file."""
+    return _load_training(name, _File(path), document, root)
+
+
 def find_preset(name: str, root: Path) -> Path:
     """The file that ``name`` means: a path where it looks like one, else ``presets/NAME.toml``."""
     given = Path(expand_tilde(name))
@@ -207,7 +212,8 @@ def _broken(fault: Exception, path: Path, where: str) -> Finding:
 
 
 def _is_training(document: Document) -> bool:
-    return bool(document.keys() & {"train_network", "dataset", "launch", "expect"})
+    tables = {"train_network", "dataset", "launch", "expect", "evaluate", "samples", "deploy"}
+    return bool(document.keys() & tables)
 
 
 def shown_path(path: Path, root: Path) -> str:

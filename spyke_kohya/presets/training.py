@@ -30,6 +30,12 @@ class Launch(BaseModel):
     engine: str | None = None
     """A directory with sd-scripts' train_network.py, where neither --engine nor SPYKE_ENGINE names one."""
 
+    save_state: bool = True
+    """Save a state at the end of every epoch, so that `train --resume` can go on from it; the last two are kept."""
+
+    auto_resume: bool = False
+    """After a crash that is neither a NaN nor a bad configuration, resume by itself, at most 3 times."""
+
 
 class Expect(BaseModel):
     """What you planned. A plan that differs stops before the launch."""
@@ -41,6 +47,60 @@ class Expect(BaseModel):
 
     trigger: Annotated[str, Field(min_length=1)] | None = None
     """The trigger word that every training caption starts with."""
+
+
+class Evaluate(BaseModel):
+    """What `spyke-kohya evaluate` measures the run's checkpoints on."""
+
+    model_config = _STRICT
+
+    heldout_dir: Annotated[str, Field(min_length=1)] | None = None
+    """A folder of captioned pictures that are never trained on: `spyke-kohya holdout` sets some aside."""
+
+
+class Samples(BaseModel):
+    """The grid of pictures that `spyke-kohya samples` renders: checkpoints x prompts x strengths, always alike."""
+
+    model_config = _STRICT
+
+    prompts: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """Prompts by the label that stands above their pictures."""
+
+    negative: str = ""
+    """What no picture should show."""
+
+    seed: Annotated[int, Field(ge=0)] = 1
+    """The seed of every picture, so that only the checkpoint and the prompt differ."""
+
+    strengths: Annotated[list[float], Field(min_length=1)] = [1.0]
+    """How strongly each LoRA is applied; each strength is a column of its own."""
+
+    width: Annotated[int, Field(ge=64, multiple_of=8)] = 512
+    """Pixels across."""
+
+    height: Annotated[int, Field(ge=64, multiple_of=8)] = 512
+    """Pixels down."""
+
+    steps: Annotated[int, Field(ge=1)] = 25
+    """Denoising steps a picture."""
+
+    scale: Annotated[float, Field(gt=0)] = 7.0
+    """Classifier-free guidance."""
+
+    sampler: str = "euler_a"
+    """A sampler of sd-scripts' gen_img.py."""
+
+
+class Deploy(BaseModel):
+    """Where `deploy` puts the chosen checkpoint, if the command doesn't say."""
+
+    model_config = _STRICT
+
+    to: Annotated[str, Field(min_length=1)]
+    """The directory of ComfyUI, A1111 or Forge."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$")] | None = None
+    """The LoRA's name there, without .safetensors; else the output_name."""
 
 
 def _as_given(value: object) -> object:
@@ -62,6 +122,15 @@ class TrainingPreset(BaseModel):
 
     expect: Expect = Expect()
     """What you planned."""
+
+    evaluate: Evaluate = Evaluate()
+    """What `spyke-kohya evaluate` measures the run's checkpoints on."""
+
+    samples: Samples = Samples()
+    """The pictures that `spyke-kohya samples` renders."""
+
+    deploy: Deploy | None = None
+    """Where the chosen checkpoint goes."""
 
     train_network: Annotated[dict[str, Any], BeforeValidator(_as_given)]
     """train_network.py's own options, by their own names."""
@@ -136,7 +205,14 @@ REQUIRED: Mapping[str, str] = {
 }
 
 
-_TABLES: Mapping[str, type[BaseModel]] = {"": TrainingPreset, "launch": Launch, "expect": Expect}
+_TABLES: Mapping[str, type[BaseModel]] = {
+    "": TrainingPreset,
+    "launch": Launch,
+    "expect": Expect,
+    "evaluate": Evaluate,
+    "samples": Samples,
+    "deploy": Deploy,
+}
 
 
 def _finding_of(fault: ErrorDetails, where: str) -> Finding:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
 from spyke_kohya.engine.events import CheckpointAnnounced, EngineWarning, Event, Header, Step
+from spyke_kohya.run.faults import Notice
 from spyke_kohya.run.watch import Watch
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class PlainDisplay:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def __call__(self, event: Event | None, watch: Watch) -> None:
+    def __call__(self, event: Event | Notice | None, watch: Watch) -> None:
         if notice := notice_of(event, watch):
             self._say(notice)
         elif isinstance(event, Step) and self._is_time(event):
@@ -63,9 +65,10 @@ class TerminalDisplay:
 
     def __exit__(self, *_: object) -> None:
         assert self._live is not None
-        self._live.stop()
+        with suppress(OSError):  # the terminal may be closed
+            self._live.stop()
 
-    def __call__(self, event: Event | None, watch: Watch) -> None:
+    def __call__(self, event: Event | Notice | None, watch: Watch) -> None:
         assert self._live is not None
         if notice := notice_of(event, watch):
             self._console.print(notice, markup=False)
@@ -75,9 +78,11 @@ class TerminalDisplay:
             self._live.update(Text(state_line(watch), no_wrap=True, overflow="ellipsis"))
 
 
-def notice_of(event: Event | None, watch: Watch) -> str:
+def notice_of(event: Event | Notice | None, watch: Watch) -> str:
     """What is worth a line of its own, or ""."""
     match event:
+        case Notice(kind, message, remedy) if kind != "cpu-fallback" or watch.warnings <= 5:
+            return f"{message}\n  do: {remedy}"
         case Header():
             return (
                 f"training on {watch.device}: {event.batches_per_epoch} batches an epoch, {event.epochs} "
@@ -113,3 +118,29 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class ProgressLine:
+    """The progress of a program in one line that is redrawn on a terminal, and told every half minute elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._told_at = -_PLAIN_EVERY_S
+        self._width = 0
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._width:
+            self._stream.write("\n")
+
+    def show(self, text: str) -> None:
+        """Show the text in the place of the last one."""
+        if self._stream.isatty():
+            self._stream.write(f"\r{text:<{self._width}}")
+            self._width = max(len(text), 1)
+        elif time.monotonic() - self._told_at > _PLAIN_EVERY_S:
+            self._stream.write(f"{text}\n")
+            self._told_at = time.monotonic()
+        self._stream.flush()

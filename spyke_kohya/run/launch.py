@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,55 @@ from spyke_kohya.engine.command import (
     expand_tilde,
     lock_command,
 )
+from spyke_kohya.engine.filenames import step_file
 from spyke_kohya.engine.release import Engine
+from spyke_kohya.engine.schedule import Checkpoint, Saving, checkpoints
 from spyke_kohya.engine.targets import Target
-from spyke_kohya.plan import Plan
+from spyke_kohya.findings import Finding
+from spyke_kohya.plan import Plan, saving_of
 from spyke_kohya.presets.loading import Loaded
-from spyke_kohya.run.rundir import RunDirectory
+from spyke_kohya.run.checkpoints import SavedCheckpoint
+from spyke_kohya.run.rundir import RunDirectory, not_before
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where a resumed run goes on: after ``step`` steps, ``epoch`` whole epochs, from ``state``.
+
+    ``earlier`` is the directory of the run before, ``checkpoints`` and ``states`` all that is on record up to now, and
+    ``steps_lost`` the steps after the state that have to be trained again. Paths are absolute.
+    """
+
+    earlier: RunDirectory
+    state: Path
+    epoch: int
+    step: int
+    steps_lost: int
+    checkpoints: tuple[SavedCheckpoint, ...] = ()
+    states: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        lost = f"; the {self.steps_lost} steps after it are trained again" if self.steps_lost else ""
+        return f"resuming {self.earlier.path.name} at step {self.step}, the end of epoch {self.epoch}{lost}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run": self.earlier.path.name,
+            "state": str(self.state),
+            "epoch": self.epoch,
+            "step": self.step,
+            "steps_lost": self.steps_lost,
+        }
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One run, ready to start. ``files`` maps the names of files in the run directory to their content."""
+    """One run, ready to start. ``files`` maps the names of files in the run directory to their content.
+
+    ``identity`` holds the hashes of all that the run depends on; ``segment`` is None but for a resumed run.
+    ``findings`` are those that it is started in spite of.
+    """
 
     preset: Loaded
     plan: Plan
@@ -38,10 +77,43 @@ class Launch:
     command: LockedCommand
     files: Mapping[str, str]
     root: Path
+    identity: Mapping[str, str] = field(default_factory=dict)
+    segment: Segment | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def output_dir(self) -> Path:
         return self.root / self.run.output_dir
+
+    @property
+    def output_name(self) -> str:
+        return str(self.preset.training.options["output_name"]) if self.preset.training else ""
+
+    @property
+    def auto_resume(self) -> bool:
+        """Whether the preset lets a crashed run go on by itself."""
+        return self.preset.training is not None and self.preset.training.launch.auto_resume
+
+    @property
+    def engine_output_dir(self) -> Path:
+        """Where the engine itself saves: a resumed run numbers its files anew, so it has a place of its own."""
+        return self.root / (self.run.segment if self.segment else self.run.output_dir)
+
+    @property
+    def steps_before(self) -> int:
+        """Steps that were trained before this run."""
+        return self.segment.step if self.segment else 0
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints that this run leaves if it ends well, by their true steps and names."""
+        if self.segment is None:
+            return self.plan.checkpoints
+        saving = saving_of(self.preset.training.effective_options) if self.preset.training else Saving()
+        left = checkpoints(saving, self.plan.total_steps - self.segment.step, self.plan.steps_per_epoch)
+        steps = [_moved(saved, self.segment.step, saving) for saved in left if saved.kind == "step"]
+        others = [saved for saved in self.plan.checkpoints if saved.kind != "step" and saved.step > self.segment.step]
+        return tuple(sorted([*steps, *others], key=lambda saved: saved.step))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON shape of ``train --dry-run --json``."""
@@ -55,20 +127,44 @@ class Launch:
         }
 
 
+def _moved(saved: Checkpoint, steps: int, saving: Saving) -> Checkpoint:
+    step = saved.step + steps
+    return Checkpoint(step, saved.kind, step_file(saving.output_name, step, saving.extension))
+
+
 def prepare_launch(
-    loaded: Loaded, plan: Plan, engine: Engine, *, root: Path, now: datetime, inherited: Mapping[str, str]
+    loaded: Loaded,
+    plan: Plan,
+    engine: Engine,
+    *,
+    root: Path,
+    now: datetime,
+    inherited: Mapping[str, str],
+    identity: Mapping[str, str] | None = None,
+    segment: Segment | None = None,
 ) -> Launch:
-    """Lock the command of a training preset without faults. ``inherited`` is the environment it will start in."""
+    """Lock the command of a training preset without faults. ``inherited`` is the environment it will start in.
+
+    With a ``segment`` the run goes on from its state: ``--resume`` and ``--initial_epoch``, and no
+    ``--skip_until_initial_step``, which numbers the steps wrongly and dilutes avr_loss.
+    """
     preset = loaded.training
     assert preset is not None
     output_dir = Path(str(expand_home("output_dir", preset.options["output_dir"])))
-    run = RunDirectory.named(output_dir, str(preset.options["output_name"]), now)
+    run = RunDirectory.named(output_dir, str(preset.options["output_name"]), not_before(root / output_dir, now))
+    options = {**preset.options, **plan.states.options}
+    if segment:
+        options |= {
+            "output_dir": str(run.segment),
+            "resume": str(segment.state),
+            "initial_epoch": segment.epoch + 1,
+        }
     command = lock_command(
         accelerate=engine.accelerate,
         script=engine.script,
         target=preset.launch.target,
         num_cpu_threads_per_process=preset.launch.num_cpu_threads_per_process,
-        options=preset.options,
+        options=options,
         launch_files=LaunchFiles(run.accelerate_config, run.dataset_config, run.tensorboard),
         cwd=root,
         inherited=inherited,
@@ -78,7 +174,7 @@ def prepare_launch(
         run.dataset_config.name: _dataset_text(loaded),
         run.command.name: command.as_shell(),
     }
-    return Launch(loaded, plan, engine, preset.launch.target, run, command, files, root)
+    return Launch(loaded, plan, engine, preset.launch.target, run, command, files, root, identity or {}, segment)
 
 
 def _dataset_text(loaded: Loaded) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import time
@@ -47,10 +48,12 @@ class EngineProcess:
         cwd: Path,
         ladder: Sequence[Rung] = LADDER,
         straggler_s: float = STRAGGLER_S,
+        awake: bool = False,
     ) -> None:
         """Start ``argv`` as the leader of a new session. Raises EngineError when it can't be started.
 
-        ``straggler_s`` is how long its group may outlive the leader.
+        ``straggler_s`` is how long its group may outlive the leader. ``awake`` keeps a Mac from sleeping as long as it
+        runs, where its ``caffeinate`` is in the PATH of ``env``.
         """
         self._ladder = ladder
         self._straggler_s = straggler_s
@@ -73,6 +76,7 @@ class EngineProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._output, selectors.EVENT_READ)
         self._output_ended = False
+        self._caffeinate = _caffeinate(self._popen.pid, env) if awake else None
         self._leader_ended_at: float | None = None
 
     def __enter__(self) -> EngineProcess:
@@ -106,6 +110,9 @@ class EngineProcess:
         """Reap the leader, end whatever is left of its group, and give the exit code (negative: the signal)."""
         code = self._popen.wait()
         self._signal_group(signal.SIGKILL)
+        if self._caffeinate:
+            self._caffeinate.kill()
+            self._caffeinate.wait()
         self._selector.close()
         self._output.close()
         return code
@@ -147,6 +154,17 @@ class EngineProcess:
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, number)
+
+
+def _caffeinate(pid: int, env: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+    """Apple's own: no idle sleep until ``pid`` has ended, also if nobody is left to end this (caffeinate(8))."""
+    program = shutil.which("caffeinate", path=env.get("PATH"))
+    if program is None:
+        return None
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(
+        [program, "-i", "-w", str(pid)], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
+    )
 
 
 @dataclass(frozen=True)

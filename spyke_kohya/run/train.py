@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
-from spyke_kohya.engine.console import ConsoleParser
-from spyke_kohya.engine.events import Event, Step, cause_of
-from spyke_kohya.run.checkpoints import SavedCheckpoint, check_checkpoints
+from spyke_kohya.engine.events import cause_of
+from spyke_kohya.errors import PresetError
+from spyke_kohya.run.checkpoints import SavedCheckpoint
+from spyke_kohya.run.faults import Notice, remedy_for
 from spyke_kohya.run.launch import Launch
-from spyke_kohya.run.lossfile import LossFile
-from spyke_kohya.run.process import EngineProcess, Rung
 from spyke_kohya.run.record import RunRecord
+from spyke_kohya.run.redact import Redactor
 from spyke_kohya.run.rundir import RunDirectory
-from spyke_kohya.run.watch import Watch
+from spyke_kohya.run.supervision import Ended, Listener, Patience, StopRequest, Supervision, stop_signals
 
 Status = Literal["finished", "failed", "interrupted"]
-Listener = Callable[[Event | None, Watch], None]
 
-_POLL_S = 0.5
+MOST_RESUMES = 3
+_DEFAULT_PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. ``reason`` is empty for a finished one; ``checkpoints`` are those on the disk, in step order."""
+    """How a run ended. ``reason`` is empty for a finished one; ``remedy`` may be too.
+
+    ``checkpoints`` are those of this run that can be used, in step order, ``steps`` the last step that was told.
+    ``states`` counts the states on record to go on from. ``crashed``: it trained, and neither a person nor a bad loss
+    ended it, so that to go on makes sense.
+    """
 
     status: Status
     reason: str
@@ -39,11 +41,15 @@ class Outcome:
     duration_s: float
     checkpoints: tuple[SavedCheckpoint, ...]
     run: RunDirectory
+    remedy: str = ""
+    crashed: bool = False
+    states: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "status": self.status,
             "reason": self.reason,
+            "remedy": self.remedy,
             "returncode": self.returncode,
             "steps": self.steps,
             "duration_s": round(self.duration_s, 3),
@@ -52,173 +58,126 @@ class Outcome:
         }
 
 
-def train(launch: Launch, *, inherited: Mapping[str, str], listen: Listener, now: Callable[[], datetime]) -> Outcome:
+def train(
+    launch: Launch,
+    *,
+    inherited: Mapping[str, str],
+    listen: Listener,
+    now: Callable[[], datetime],
+    patience: Patience = _DEFAULT_PATIENCE,
+    complain: Callable[[str], None] = lambda _: None,
+    awake: bool = False,
+    stop: StopRequest | None = None,
+) -> Outcome:
     """Run the launch to its end. ``listen`` is told every event, and None about twice a second in between.
 
     Raises PresetError when the run directory can't be made and EngineError when the command can't be started. However
-    the run ends after that, the outcome says so and is recorded in ``run.json``.
+    the run ends after that, the outcome says so and is recorded in ``run.json``. ``complain`` is told what can't be
+    recorded; ``awake`` keeps a Mac from sleeping; a signal put into ``stop`` stops the run as if it had been
+    sent. Who calls holds the lock on the output directory.
     """
     run = launch.run.under(launch.root)
-    run.create()
-    for name, text in launch.files.items():
-        run.write_text(run.path / name, text)
-    record = RunRecord(run, launch)
-    record.begin(now())
-    with _stop_signals() as stop:
+    redactor = Redactor(inherited, Path.home())
+    record = RunRecord(run, launch, redactor, complain)
+    with stop_signals(stop or StopRequest()) as stop:
+        _begin(launch, run, record, now())
         try:
-            ended = _supervise(launch, launch.command.environment(inherited), record, listen, stop)
-        except BaseException as fault:  # a full disk, say: the engine is ended by now, and the record says why
+            ended = _supervise(launch, record, redactor, inherited, patience, listen, complain, stop, awake)
+        except BaseException as fault:  # the engine is ended by now, and the record says why
             record.end(now(), {"status": "failed", "reason": str(fault) or type(fault).__name__})
             raise
-    outcome = _judge(launch, run, ended)
-    record.end(now(), outcome.to_dict())
+        outcome = _judge(launch, run, ended)
+        record.end(now(), outcome.to_dict())
     return outcome
 
 
-def _supervise(
-    launch: Launch, environment: Mapping[str, str], record: RunRecord, listen: Listener, stop: _StopRequest
-) -> _Ended:
-    command = launch.command
-    with (
-        launch.run.under(launch.root).console.open("wb", buffering=0) as log,
-        EngineProcess(command.argv, env=environment, cwd=command.cwd) as process,
-    ):
-        record.started(process.pid)
-        return _Supervision(launch, process, log, record, listen, stop).run_to_end()
-
-
-@dataclass
-class _StopRequest:
-    """What a person asked for: the first signal stops the run, each further one goes to the ladder's next rung."""
-
-    signals: list[signal.Signals] = field(default_factory=list)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_StopRequest]:
-    request = _StopRequest()
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        request.signals.append(signal.Signals(number))
-
-    watched = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup a run outlives its terminal
-        watched.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in watched}
+def _begin(launch: Launch, run: RunDirectory, record: RunRecord, now: datetime) -> None:
+    run.create()
     try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for name, text in launch.files.items():
+            run.write_text(run.path / name, text)
+        if launch.segment:
+            run.segment.mkdir()
+        record.begin(now)
+    except OSError as fault:
+        raise PresetError(
+            f"the run can't be recorded, so it is not begun: {fault.strerror}",
+            where=str(run.path),
+            remedy="make room on that disk, or choose another [train_network] output_dir",
+        ) from fault
 
 
-@dataclass(frozen=True)
-class _Ended:
-    returncode: int
-    objection: str
-    stopped_by: signal.Signals | None
-    events: list[Event]
-    watch: Watch
-    started_at: float
-    duration_s: float
+def _supervise(
+    launch: Launch,
+    record: RunRecord,
+    redactor: Redactor,
+    inherited: Mapping[str, str],
+    patience: Patience,
+    listen: Listener,
+    complain: Callable[[str], None],
+    stop: StopRequest,
+    awake: bool,
+) -> Ended:
+    supervision = Supervision(
+        launch, record=record, redactor=redactor, patience=patience, listen=listen, complain=complain, stop=stop
+    )
+    return supervision.run(launch.command.environment(inherited), awake=awake)
 
 
-class _Supervision:
-    """The loop around one process: its bytes to the log, its events to the watch, the record and the listener."""
-
-    def __init__(
-        self,
-        launch: Launch,
-        process: EngineProcess,
-        log: BinaryIO,
-        record: RunRecord,
-        listen: Listener,
-        stop: _StopRequest,
-    ) -> None:
-        self._process = process
-        self._log = log
-        self._record = record
-        self._listen = listen
-        self._stop = stop
-        self._parser = ConsoleParser()
-        self._watch = Watch(launch.plan, launch.target)
-        self._losses = LossFile(launch.run.under(launch.root))
-        self._faults: list[Event] = []
-        self._objection = ""
-
-    def run_to_end(self) -> _Ended:
-        started_at, started = time.time(), time.monotonic()
-        returncode = self._pump()
-        self._take(self._parser.finish())
-        self._losses.write()
-        stopped_by = self._stop.signals[0] if self._stop.signals else None
-        duration_s = time.monotonic() - started
-        return _Ended(returncode, self._objection, stopped_by, self._faults, self._watch, started_at, duration_s)
-
-    def _pump(self) -> int:
-        while not (self._objection or self._stop.signals):
-            data = self._process.read(_POLL_S)
-            if data == b"":
-                return self._process.wait()
-            if data:
-                self._on_output(data)
-            else:
-                self._listen(None, self._watch)
-                self._losses.write_if_due()
-        return self._process.stop(self._on_rung, self._on_output, lambda: len(self._stop.signals))
-
-    def _on_output(self, data: bytes) -> None:
-        self._log.write(data)
-        self._take(self._parser.feed(data))
-
-    def _on_rung(self, rung: Rung) -> None:
-        self._record.event("signal", signal=rung.signal.name, to="the whole group")
-
-    def _take(self, events: list[Event]) -> None:
-        for event in events:
-            self._objection = self._objection or self._watch.take(event) or ""
-            if not isinstance(event, Step):
-                self._record.console_event(event)
-                self._faults.append(event)
-            self._listen(event, self._watch)
-
-
-def _judge(launch: Launch, run: RunDirectory, ended: _Ended) -> Outcome:
-    watch = ended.watch
-    expected = [(saved.step, launch.output_dir / saved.file) for saved in launch.plan.checkpoints]
-    checkpoints, missing = check_checkpoints(expected, newer_than=ended.started_at)
-    status: Status = "interrupted" if ended.stopped_by and not ended.objection else "failed"
-    reason = _why_failed(ended, missing)
-    if ended.stopped_by and not ended.objection:
-        reason = f"stopped by {ended.stopped_by.name}"
-    elif not reason:
-        status = "finished"
+def _judge(launch: Launch, run: RunDirectory, ended: Ended) -> Outcome:
+    good = tuple(saved for saved in ended.ledger.fresh if not saved.problem)
+    stopped = ended.stopped_by and not ended.objection
+    reason = f"stopped by {ended.stopped_by.name}" if stopped and ended.stopped_by else _why_failed(launch, ended)
+    status: Status = "interrupted" if stopped else "failed" if reason else "finished"
+    trained = ended.watch.step is not None
     return Outcome(
         status=status,
         reason=reason,
         returncode=ended.returncode,
-        steps=watch.step.step if watch.step else 0,
+        steps=ended.watch.step.step if ended.watch.step else 0,
         duration_s=ended.duration_s,
-        checkpoints=tuple(checkpoints),
+        checkpoints=tuple(sorted(good, key=lambda saved: saved.step)),
         run=run,
+        remedy=_remedy(ended, reason),
+        states=len(ended.ledger.states),
+        crashed=status == "failed" and trained and not ended.objection and ended.watch.first_bad_step is None,
     )
 
 
-def _why_failed(ended: _Ended, missing: list[Path]) -> str:
+def _remedy(ended: Ended, reason: str) -> str:
+    return ended.objection.remedy if isinstance(ended.objection, Notice) else remedy_for(reason)
+
+
+def _why_failed(launch: Launch, ended: Ended) -> str:
     """Why a run that nobody stopped is no success, or "". Exit code 0 alone proves nothing: NaN and no data exit 0."""
     watch = ended.watch
+    if watch.first_bad_step is not None:
+        return f"the loss is not a number from step {watch.first_bad_step} on; {_last_good(ended)}"
     if ended.objection:
-        return ended.objection
+        return ended.objection.message if isinstance(ended.objection, Notice) else ended.objection
     cause = cause_of(ended.events)
     if ended.returncode != 0:
         return cause or _ending(ended.returncode)
     if watch.step is None:
         return cause or "the engine ended without training"
-    if watch.first_bad_step is not None:
-        return f"the loss is not a number from step {watch.first_bad_step} on: the saved files are spoiled"
+    return _what_lacks(launch, ended)
+
+
+def _last_good(ended: Ended) -> str:
+    bad = ended.watch.first_bad_step or 0
+    good = [saved for saved in ended.ledger.checkpoints if not saved.problem and saved.step < bad]
+    return f"the last good checkpoint is {good[-1].file}, of step {good[-1].step}" if good else "no checkpoint is good"
+
+
+def _what_lacks(launch: Launch, ended: Ended) -> str:
+    """What a run that went to its end did not leave, or left spoiled."""
+    files = {saved.file for saved in ended.ledger.fresh}
+    steps = {saved.step for saved in ended.ledger.fresh if launch.segment}  # its true name may have been taken
+    missing = [saved.file for saved in launch.checkpoints if saved.file not in files and saved.step not in steps]
     if missing:
-        return f"checkpoints are missing or unreadable: {', '.join(path.name for path in missing)}"
-    return ""
+        return f"checkpoints are missing: {', '.join(missing)}"
+    spoiled = [f"{saved.file} ({saved.problem})" for saved in ended.ledger.fresh if saved.problem]
+    return f"checkpoints can't be used: {', '.join(spoiled)}" if spoiled else ""
 
 
 def _ending(returncode: int) -> str:

@@ -37,6 +37,10 @@ exec /home/spyke/venv/bin/accelerate launch \
   --persistent_data_loader_workers \
   --gradient_checkpointing \
   --seed=42 \
+  --save_state \
+  --save_every_n_epochs=1 \
+  --save_last_n_epochs_state=2 \
+  --save_last_n_steps_state=1 \
   --dataset_config=output/loras/spyke/runs/20260220-101530-spyke_plasma_v1/dataset.toml \
   --logging_dir=output/loras/spyke/runs/20260220-101530-spyke_plasma_v1/tensorboard \
   --log_with=tensorboard

@@ -1,0 +1,149 @@
+"""One run an output directory: the lock on it, and what an earlier run that ended without a word has left.
+
+The lock is the kernel's own, on the directory itself, and is gone with the process that held it, however it ended. Who
+holds it is told by that run's record: the process id and its start.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spyke_kohya.errors import PresetError
+from spyke_kohya.run.processes import ProcessMark, is_running, members_of_group
+from spyke_kohya.run.redact import Redactor
+from spyke_kohya.run.rundir import RunDirectory, runs_under
+
+_UNFINISHED = ("prepared", "running")
+STALE = "its wrapper ended without a word: it was killed, or the machine went down"
+
+
+@dataclass(frozen=True)
+class StaleRun:
+    """A run whose record says running and whose wrapper is gone; ``left`` are the processes of ``group`` that run yet.
+
+    ``is_marked``: the record says stale already.
+    """
+
+    run: RunDirectory
+    group: int | None
+    left: tuple[int, ...]
+    is_marked: bool
+
+
+@contextmanager
+def output_lock(output_dir: Path) -> Iterator[None]:
+    """Hold an output directory, which is made if need be.
+
+    Raises PresetError when it can't be written, and when another run holds it, which is named.
+    """
+    handle = _open(output_dir)
+    try:
+        _acquire(handle, output_dir)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open(output_dir: Path) -> int:
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        return os.open(output_dir, os.O_RDONLY)
+    except OSError as fault:
+        raise PresetError(
+            f"the output directory can't be written: {fault.strerror}",
+            where=str(output_dir),
+            remedy="choose another [train_network] output_dir, or give yourself the right to write there",
+        ) from fault
+
+
+def _acquire(handle: int, output_dir: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise _held(output_dir, _live_run(output_dir)) from fault
+        # a file system without locks, such as some network ones: the records alone tell
+    if live := _live_run(output_dir):
+        raise _held(output_dir, live)
+
+
+def _live_run(output_dir: Path) -> str:
+    """The run that trains into ``output_dir`` now, by its name and process; empty where no record tells."""
+    for run in runs_under(output_dir):
+        record = _read(run)
+        if _wrapper_lives(record):
+            return f"{run.path.name}, process {record['wrapper']['pid']}, since {record['started_at']},"
+    return ""
+
+
+def _held(output_dir: Path, by: str) -> PresetError:
+    return PresetError(
+        f"one run at a time: {by or 'another run, which is just starting or ending,'} trains into this directory",
+        where=str(output_dir),
+        remedy="wait for its end, stop it with Ctrl-C, or choose another [train_network] output_dir",
+    )
+
+
+def stale_runs(output_dir: Path) -> list[StaleRun]:
+    """The runs here that are on record as running and are not, newest first, and what is left of their processes."""
+    found = []
+    for run in runs_under(output_dir):
+        record = _read(run)
+        if record.get("status") not in (*_UNFINISHED, "stale") or _wrapper_lives(record):
+            continue
+        engine = _mark(record, "engine_process")
+        left = _left_of(engine, run.path.name) if engine else ()
+        is_marked = record["status"] == "stale"
+        if left or not is_marked:
+            found.append(StaleRun(run, engine.pid if engine else None, left, is_marked))
+    return found
+
+
+def mark_stale(stale: StaleRun, now: datetime, redactor: Redactor) -> None:
+    """Say in the run's record how it ended, as far as anyone can know. Raises OSError."""
+    record = stale.run.read_record()
+    record |= {"status": "stale", "reason": STALE, "found_stale_at": now.isoformat(timespec="seconds")}
+    stale.run.write_record(redactor.value(record))
+    stale.run.reserve.unlink(missing_ok=True)
+
+
+def _left_of(engine: ProcessMark, run_name: str) -> tuple[int, ...]:
+    """What still runs of an engine's group. The number may be another group's by now: a command line tells."""
+    members = members_of_group(engine.pid)
+    leads = any(ProcessMark(member.pid, member.started) == engine for member in members)
+    is_ours = leads or any(run_name in member.command for member in members)
+    return tuple(member.pid for member in members) if is_ours else ()
+
+
+def _wrapper_lives(record: dict[str, Any]) -> bool:
+    wrapper = _mark(record, "wrapper")
+    return record.get("status") in _UNFINISHED and wrapper is not None and _is_another(wrapper)
+
+
+def _is_another(mark: ProcessMark) -> bool:
+    return mark.pid != os.getpid() and is_running(mark)
+
+
+def _mark(record: dict[str, Any], key: str) -> ProcessMark | None:
+    match record.get(key):
+        case {"pid": int(pid), "started": str(started)}:
+            return ProcessMark(pid, started)
+    return None
+
+
+def _read(run: RunDirectory) -> dict[str, Any]:
+    """A run's record; empty where it can't be read, which says nothing about a process."""
+    try:
+        record = run.read_record()
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,184 @@
+"""Go on with a run that did not end well: find its newest whole state, and refuse where that would be another run.
+
+sd-scripts resumes rightly from the end of an epoch, with ``--resume STATE --initial_epoch N``; its own numbering starts
+anew, and is put right by who reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from spyke_kohya.engine.filenames import parse_file_name
+from spyke_kohya.engine.states import ARCHIVES, TRAIN_STATE, WEIGHTS, epoch_of_state
+from spyke_kohya.errors import PresetError
+from spyke_kohya.plan import Plan
+from spyke_kohya.run.checkpoints import SavedCheckpoint, inspect
+from spyke_kohya.run.identity import differences
+from spyke_kohya.run.launch import Segment
+from spyke_kohya.run.lossfile import history
+from spyke_kohya.run.rundir import RunDirectory, runs_under
+
+_START_ANEW = "start anew without --resume"
+
+
+def find_segment(output_dir: Path, output_name: str, plan: Plan, identity: Mapping[str, str]) -> Segment:
+    """Where the last run of this name in ``output_dir`` can be gone on with.
+
+    Raises PresetError with the reason: there is no such run, it ended well, something it depends on has changed since,
+    or no whole state is left.
+    """
+    run, record = _last_run(output_dir, output_name)
+    if record.get("status") == "finished":
+        raise _refused("the last run ended well: there is nothing to resume", run)
+    if changed := differences(_table(record, "identity"), identity):
+        reason = f"changed since that run: {', '.join(changed)}. To go on would mix two trainings"
+        raise _refused(reason, run, f"put it back as it was, or {_START_ANEW}")
+    states = _states_of(run, record)
+    state, faults = _newest_whole(states)
+    if state is None:
+        why = f": {'; '.join(faults)}" if faults else ": it ended before its first epoch did, or saved none"
+        raise _refused(f"no whole state to resume from{why}", run)
+    step = int(state["step"])
+    if step >= plan.total_steps:
+        raise _refused("its newest state is at the end of the training", run)
+    return Segment(
+        earlier=run,
+        state=Path(state["path"]),
+        epoch=int(state["epoch"]),
+        step=step,
+        steps_lost=max(0, _last_step(run, record) - step),
+        checkpoints=(*_checkpoints_of(record, step, run.path.name), *_unrecorded(run, record, step)),
+        states=tuple(one for one in states if int(one["step"]) <= step),
+    )
+
+
+def fault_of_state(directory: Path) -> str:
+    """Why a state can't be trusted, or "": it is written file by file, and a run may end in between.
+
+    All its files are read: its weights must be whole and finite, the checksums of its archives match.
+    """
+    try:
+        json.loads((directory / TRAIN_STATE).read_text(encoding="utf-8"))
+        if problem := inspect(directory / WEIGHTS).problem:
+            return f"{WEIGHTS}: {problem}"
+        for name in ARCHIVES:
+            with zipfile.ZipFile(directory / name) as archive:
+                if damaged := archive.testzip():
+                    return f"{name} is damaged at {damaged}"
+    except FileNotFoundError as fault:
+        return f"{Path(str(fault.filename)).name} is missing"
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as fault:
+        return f"a file of it is damaged: {fault}"
+    return ""
+
+
+def _last_run(output_dir: Path, output_name: str) -> tuple[RunDirectory, dict[str, Any]]:
+    for run in runs_under(output_dir):
+        try:
+            record = run.read_record()
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+            continue
+        if record.get("output_name") == output_name and _says_anything(record):
+            return run, record
+    raise PresetError(f"there is no run of {output_name} to resume", where=str(output_dir), remedy=_START_ANEW)
+
+
+def _says_anything(record: Mapping[str, Any]) -> bool:
+    """A run that failed before its first step, such as a refused resume, does not hide the one before it."""
+    return bool(record.get("states") or record.get("resumed_from") or _steps_reached(record) or "result" not in record)
+
+
+def _states_of(run: RunDirectory, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The states on record, and those that the engine saved in the moment in which the wrapper was killed."""
+    recorded = _list(record, "states")
+    folder = run.segment if record.get("resumed_from") else run.output_dir
+    steps_per_epoch = int(_table(record, "plan").get("steps_per_epoch", 0))
+    found = []
+    for place in folder.glob("*-state"):
+        epoch = epoch_of_state(place, record["output_name"])
+        if epoch and _is_of(run, place / TRAIN_STATE) and all(one["path"] != str(place) for one in recorded):
+            found.append({"epoch": epoch, "step": epoch * steps_per_epoch, "path": str(place)})
+    return sorted([*recorded, *found], key=lambda one: int(one["step"]))
+
+
+def _is_of(run: RunDirectory, file: Path) -> bool:
+    """Whether a file was written after the run began: the same disk gave both their times."""
+    try:
+        return file.stat().st_mtime_ns >= run.command.stat().st_mtime_ns
+    except OSError:
+        return False
+
+
+def _newest_whole(states: list[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, list[str]]:
+    faults: list[str] = []
+    for state in reversed(states):
+        fault = fault_of_state(Path(state["path"]))
+        if not fault:
+            return state, faults
+        faults.append(f"that of epoch {state['epoch']}: {fault}")
+    return None, faults
+
+
+def _last_step(run: RunDirectory, record: Mapping[str, Any]) -> int:
+    """How far the run got: where its wrapper was killed, the engine's own losses tell more than the record."""
+    return max([_steps_reached(record), *(loss.step for loss in history(run)[-1:])])
+
+
+def _steps_reached(record: Mapping[str, Any]) -> int:
+    """The last step on record: the result's, or of a run that has none, its last checkpoint's."""
+    steps = _table(record, "result").get("steps")
+    saved = [int(one["step"]) for one in [*_list(record, "checkpoints"), *_list(record, "states")]]
+    return max([steps if isinstance(steps, int) else 0, *saved])
+
+
+def _checkpoints_of(record: Mapping[str, Any], step: int, run_name: str) -> list[SavedCheckpoint]:
+    """The checkpoints on record; those after ``step`` belong to a training that is now trained again from there."""
+    names = {field.name for field in fields(SavedCheckpoint)}
+    saved = [SavedCheckpoint(**{n: v for n, v in one.items() if n in names}) for one in _list(record, "checkpoints")]
+    problem = f"replaced: run {run_name} was resumed from step {step}, so it is of no loss on record"
+    return [one if one.step <= step or one.problem else _with_problem(one, problem) for one in saved]
+
+
+def _unrecorded(run: RunDirectory, record: Mapping[str, Any], step: int) -> list[SavedCheckpoint]:
+    """Files of this name that no record of this training holds.
+
+    Those of the run itself up to ``step`` were saved in its last moments, and are read now; all others are none of it,
+    and left where they are.
+    """
+    known = {str(one["file"]) for one in _list(record, "checkpoints")}
+    found = []
+    for file in sorted(run.output_dir.iterdir()):
+        named = parse_file_name(file.name)
+        if not named or named.output_name != record["output_name"] or named.kind == "epoch" or file.name in known:
+            continue
+        if named.number is not None and named.number <= step and _is_of(run, file):
+            seen = inspect(file)
+            found.append(SavedCheckpoint(named.number, file.name, seen.size_bytes, seen.sha256, seen.problem))
+        else:
+            at = named.number or int(_table(record, "plan").get("total_steps", 0))
+            found.append(SavedCheckpoint(at, file.name, file.stat().st_size, "", "not of the resumed training"))
+    return found
+
+
+def _with_problem(saved: SavedCheckpoint, problem: str) -> SavedCheckpoint:
+    return SavedCheckpoint(saved.step, saved.file, saved.size_bytes, saved.sha256, problem)
+
+
+def _refused(reason: str, run: RunDirectory, remedy: str = _START_ANEW) -> PresetError:
+    return PresetError(f"can't resume: {reason}", where=str(run.path), remedy=remedy)
+
+
+def _table(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _list(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    value = record.get(key)
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
