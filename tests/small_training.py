@@ -5,19 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import toml
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tests.commands import PROJECT
 
 
 def write_training(root: Path, base: Path, **options: object) -> Path:
     """The presets ``presets/small.toml`` and ``presets/small_dataset.toml`` under ``root``, and their pictures."""
-    for folder, count, caption in (("train/1_spyke", 2, "spyke, standing"), ("reg/1_creature", 1, "creature")):
-        for index in range(count):
-            picture = root / folder / f"{index}.png"
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (64, 64), (60 * index, 90, 160)).save(picture)
-            picture.with_suffix(".txt").write_text(caption)
+    for number, (name, caption) in enumerate(
+        [
+            ("train/1_spyke/0", "spyke, standing"),
+            ("train/1_spyke/1", "spyke, standing"),
+            ("reg/1_creature/0", "creature"),
+        ]
+    ):
+        picture = root / f"{name}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        _draw(number).save(picture)
+        picture.with_suffix(".txt").write_text(caption)
     (root / "presets").mkdir()
     (root / "presets/small_dataset.toml").write_text(
         "[general]\ncaption_extension = '.txt'\n[[datasets]]\nresolution = 64\nbatch_size = 1\n"
@@ -48,3 +53,11 @@ def write_training(root: Path, base: Path, **options: object) -> Path:
     file = root / "presets/small.toml"
     file.write_text(toml.dumps(preset))
     return file
+
+
+def _draw(number: int) -> Image.Image:
+    """Pictures that no check takes for one another."""
+    image = Image.new("RGB", (64, 64), (60 * number, 90, 160))
+    corners = [(4, 4, 30, 60), (10, 34, 60, 60), (34, 4, 60, 30)]
+    ImageDraw.Draw(image).ellipse(corners[number], fill=(240, 220, 40))
+    return image

@@ -6,6 +6,7 @@ Whatever goes wrong beside the training (a full disk under the log, a display th
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,9 +38,14 @@ class StopRequest:
 
 
 @contextmanager
-def stop_signals() -> Iterator[StopRequest]:
-    """Collect the signals that mean stop; at the end they mean what they meant before."""
-    request = StopRequest()
+def stop_signals(request: StopRequest) -> Iterator[StopRequest]:
+    """Collect the signals that mean stop; at the end they mean what they meant before.
+
+    Only a program's main thread is sent any: in another one, who holds ``request`` stops the run.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
 
     def note(number: int, _frame: FrameType | None) -> None:
         request.signals.append(signal.Signals(number))

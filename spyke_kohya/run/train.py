@@ -67,17 +67,19 @@ def train(
     patience: Patience = _DEFAULT_PATIENCE,
     complain: Callable[[str], None] = lambda _: None,
     awake: bool = False,
+    stop: StopRequest | None = None,
 ) -> Outcome:
     """Run the launch to its end. ``listen`` is told every event, and None about twice a second in between.
 
     Raises PresetError when the run directory can't be made and EngineError when the command can't be started. However
     the run ends after that, the outcome says so and is recorded in ``run.json``. ``complain`` is told what can't be
-    recorded; ``awake`` keeps a Mac from sleeping. Who calls holds the lock on the output directory.
+    recorded; ``awake`` keeps a Mac from sleeping; a signal put into ``stop`` stops the run as if it had been
+    sent. Who calls holds the lock on the output directory.
     """
     run = launch.run.under(launch.root)
     redactor = Redactor(inherited, Path.home())
     record = RunRecord(run, launch, redactor, complain)
-    with stop_signals() as stop:
+    with stop_signals(stop or StopRequest()) as stop:
         _begin(launch, run, record, now())
         try:
             ended = _supervise(launch, record, redactor, inherited, patience, listen, complain, stop, awake)
