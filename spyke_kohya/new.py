@@ -6,10 +6,11 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import DatasetError
+from spyke_kohya.holdout import default_target
 from spyke_kohya.plan import Plan, make_plan
 from spyke_kohya.presets.dataset import parse_dataset_config
 from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset, resolve
@@ -62,7 +63,9 @@ def new_presets(asked: Asked, root: Path) -> dict[Path, str]:
     plan = _planned(dataset, epochs, root)
     return {
         root / dataset_path: dataset,
-        root / "presets" / f"{asked.name}.toml": _training_text(asked, seen, plan, dataset_path),
+        root / "presets" / f"{asked.name}.toml": _training_text(
+            asked, seen, plan, dataset_path, _held_out(asked, root)
+        ),
     }
 
 
@@ -153,7 +156,14 @@ def _planned(dataset: str, epochs: int, root: Path) -> Plan:
     return plan
 
 
-def _training_text(asked: Asked, seen: Seen, plan: Plan, dataset: Path) -> str:
+def _held_out(asked: Asked, root: Path) -> str | None:
+    """The folder that `spyke-kohya holdout` makes for these images, if it is there, as it is to stand in the preset."""
+    folder = PurePath(asked.images)
+    beside = str(folder.with_name(default_target(Path(folder.name)).name)) if folder.name else ""
+    return beside if beside and (root / Path(beside).expanduser()).is_dir() else None
+
+
+def _training_text(asked: Asked, seen: Seen, plan: Plan, dataset: Path, held_out: str | None) -> str:
     every = max(1, round(plan.total_steps / _CHECKPOINTS))
     options: dict[str, object] = {
         "pretrained_model_name_or_path": asked.base,
@@ -203,6 +213,11 @@ def _training_text(asked: Asked, seen: Seen, plan: Plan, dataset: Path) -> str:
         *toml_lines({"total_steps": plan.total_steps}, {"total_steps": "a plan that differs stops before the launch"}),
         *toml_lines({"trigger": seen.trigger}, {"trigger": "every training caption starts with it"}),
         "",
+        *(
+            ["[evaluate]", *toml_lines({"heldout_dir": held_out}, {"heldout_dir": "never trained on"}), ""]
+            if held_out
+            else []
+        ),
         "[train_network]",
         *toml_lines(options, comments),
     ]

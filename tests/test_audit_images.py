@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageOps
 from workplace import make_workplace
 
+from spyke_kohya.audit.decoding import decode, decode_all
 from spyke_kohya.audit.examine import Means, examine
 from spyke_kohya.audit.picture_cache import PictureCache, cache_directory
-from spyke_kohya.audit.pictures import decode, decode_all
 from spyke_kohya.presets.loading import load
 
 ORIENTATION = 0x0112
@@ -166,6 +166,21 @@ def test_a_picture_that_is_trained_and_regularised_is_an_error(place):
         file.write('\n[[datasets.subsets]]\nis_reg = true\nimage_dir = "dataset/reg"\n')
     told = {finding.code: finding.severity for finding in findings_of(place)}
     assert told == {"images.in-two-roles": "error", "images.alike-in-two-roles": "warning"}
+
+
+def test_a_held_out_picture_that_is_trained_on_is_an_error(place):
+    aside = place.root / "aside"
+    aside.mkdir()
+    picture(seed=40).save(aside / "new.png")
+    place.change("tiny", evaluate={"heldout_dir": "aside"})
+    assert codes(place) == []
+    shutil.copy(place.images / "2.png", aside / "same.png")
+    ImageOps.mirror(picture(seed=3)).save(aside / "turned.jpg", quality=95)
+    told = {finding.code: finding.message for finding in findings_of(place)}
+    assert set(told) == {"images.in-two-roles", "images.alike-in-two-roles"}
+    assert "training and held-out" in told["images.in-two-roles"]
+    place.change("tiny", evaluate={"heldout_dir": "dataset/../dataset/1_spyke"})
+    assert codes(place) == ["images.in-two-roles"]
 
 
 def test_one_folder_in_two_datasets_is_no_duplicate(place):

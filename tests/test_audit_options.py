@@ -16,6 +16,7 @@ from spyke_kohya.engine.options import parser_defaults
 from spyke_kohya.presets.loading import load
 from spyke_kohya.presets.resolved import ResolvedDataset
 from spyke_kohya.run.in_use import check_in_use
+from spyke_kohya.run.processes import mark_of
 
 
 @pytest.fixture
@@ -155,19 +156,22 @@ def write_run(place, **record):
 
 def test_a_run_that_is_writing_into_the_directory_is_an_error(place):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as other:
-        write_run(place, status="running", process_group=other.pid)
+        wrapper = {"pid": other.pid, "started": mark_of(other.pid).started}
+        write_run(place, status="running", wrapper=wrapper, started_at="2026-01-01T00:00:00")
         (finding,) = check_in_use(place.output, "p.toml")
         assert (finding.code, finding.severity) == ("output.in-use", "error")
         validated = place.spyke("validate", "tiny", "--json")
         assert [f["code"] for f in json.loads(validated.stdout)[0]["findings"]] == ["output.in-use"]
-        write_run(place, status="finished", process_group=other.pid)
+        write_run(place, status="finished", wrapper=wrapper)
         assert check_in_use(place.output, "p.toml") == []
         other.communicate(b"\n")
-    write_run(place, status="running", process_group=other.pid)
+    write_run(place, status="running", wrapper=wrapper)
     assert check_in_use(place.output, "p.toml") == []
 
 
-@pytest.mark.parametrize("record", [[], {"status": "running"}, {"status": "running", "process_group": 10**30}])
+@pytest.mark.parametrize(
+    "record", [{"status": "running"}, {"status": "running", "wrapper": {"pid": 10**30, "started": "x"}}]
+)
 def test_a_record_that_says_nothing_is_no_run(place, record):
     write_run(place)
     (place.output / "runs/20260101-000000-tiny/run.json").write_text(json.dumps(record))

@@ -19,6 +19,7 @@ from spyke_kohya.presets.writing import write_new
 def root(tmp_path):
     write_base_model(tmp_path / "base.safetensors")
     (tmp_path / "presets").mkdir()
+    make_folder(tmp_path, "heldout-images", 1)
     return tmp_path
 
 
@@ -56,6 +57,7 @@ def test_the_trigger_is_the_first_tag_of_all_captions(root):
     make_folder(root, "images", 3, "moss_v1")
     examined = made(root)
     assert examined.loaded.training.expect.trigger == "moss_v1"
+    assert examined.loaded.training.evaluate.heldout_dir == "heldout-images"
     assert examined.loaded.dataset.general.keep_tokens == 1
     assert examined.findings == ()
 

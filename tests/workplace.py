@@ -82,6 +82,7 @@ class Workplace:
     def environment(self, **more: str) -> dict[str, str]:
         """The caller's environment, with the fake engine in it."""
         named = {"SPYKE_ENGINE": str(FAKES / "engine"), "SPYKE_ENGINE_PYTHON": str(self.root / "venv/bin/python")}
+        named["XDG_CACHE_HOME"] = str(self.root / "cache")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPYKE_", "COV"))}
         return kept | named | {"PYTHONPATH": str(PROJECT)} | more
 

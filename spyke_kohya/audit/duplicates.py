@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from spyke_kohya.audit.pictures import THUMBNAIL, Pictures
 from spyke_kohya.findings import Finding, error, warning
-from spyke_kohya.scan import Scan
+from spyke_kohya.scan import Scan, ScannedSubset
 
 Role: TypeAlias = Literal["training", "regularisation", "held-out"]
 
@@ -35,17 +35,39 @@ class Alike:
     how: Literal["near", "mirrored"]
 
 
-def roles_of(found: Scan) -> dict[str, Role]:
+def roles_of(found: Scan, held_out: Scan) -> dict[str, Role]:
     """What every image file is for; those of a folder that is named twice, once."""
     roles: dict[str, Role] = {}
     real: set[str] = set()
-    for subset in (subset for dataset in found.datasets for subset in dataset.subsets):
+    for subset, is_held_out in _subsets(found, held_out):
         folder = os.path.realpath(subset.folder)
         if folder not in real:
             real.add(folder)
-            role: Role = "regularisation" if subset.subset.is_reg else "training"
+            role: Role = "held-out" if is_held_out else "regularisation" if subset.subset.is_reg else "training"
             roles |= dict.fromkeys((image.path for image in subset.images), role)
     return roles
+
+
+def check_held_out_apart(found: Scan, held_out: Scan) -> list[Finding]:
+    """An error where the held-out folder is one that is trained on."""
+    trained = {os.path.realpath(subset.folder) for subset, is_held_out in _subsets(found, held_out) if not is_held_out}
+    return [
+        error(
+            "images.in-two-roles",
+            subset.folder,
+            "the held-out folder is trained on: nothing in it is new to the LoRA",
+            "set pictures aside in another folder: spyke-kohya holdout DIR --count 8",
+        )
+        for subset, is_held_out in _subsets(found, held_out)
+        if is_held_out and os.path.realpath(subset.folder) in trained
+    ]
+
+
+def _subsets(found: Scan, held_out: Scan) -> Iterator[tuple[ScannedSubset, bool]]:
+    """Every folder, and whether it is held out."""
+    for scanned in (found, held_out):
+        for dataset in scanned.datasets:
+            yield from ((subset, scanned is held_out) for subset in dataset.subsets)
 
 
 def check_duplicates(roles: Mapping[str, Role], pictures: Pictures) -> list[Finding]:

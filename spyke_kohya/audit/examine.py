@@ -9,7 +9,7 @@ from typing import Any
 
 from spyke_kohya.audit.base_model import check_base_model, check_resolution
 from spyke_kohya.audit.captions import Rules, check_captions
-from spyke_kohya.audit.duplicates import check_duplicates, roles_of
+from spyke_kohya.audit.duplicates import check_duplicates, check_held_out_apart, roles_of
 from spyke_kohya.audit.expectations import check_expectations, meets
 from spyke_kohya.audit.heldout import check_heldout
 from spyke_kohya.audit.images import check_images, check_pictures
@@ -24,7 +24,7 @@ from spyke_kohya.engine.tokens import DEFAULT_LIMIT, TokenCounter, read_token_co
 from spyke_kohya.findings import Finding, errors_in, grouped
 from spyke_kohya.plan import Plan, make_plan
 from spyke_kohya.presets.loading import Loaded, shown_path
-from spyke_kohya.presets.resolved import ResolvedDataset, resolve
+from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset, resolve
 from spyke_kohya.presets.training import TrainingPreset
 from spyke_kohya.scan import Caption, Scan, read_captions, scan
 
@@ -104,7 +104,7 @@ def _examine(loaded: Loaded, root: Path, stated: Mapping[str, Any], num_processe
     captions = read_captions(found)
     findings += check_captions(found, captions, _rules(captions, training, stated, root, means))
     findings += check_images(found, stated, is_complete=loaded.kind == "training")
-    findings += _check_pictures(found, means)
+    findings += _check_pictures(found, _held_out(training, root), means)
     if training:
         findings += check_heldout(training, where)
         findings += check_output(training.effective_options, plan, root, where)
@@ -143,11 +143,20 @@ def _rules(
     return Rules(training.expect.trigger if training else None, counter, limit)
 
 
-def _check_pictures(found: Scan, means: Means) -> list[Finding]:
+def _held_out(training: TrainingPreset | None, root: Path) -> Scan:
+    """The pictures that the preset holds out, if any."""
+    folder = training.evaluate.heldout_dir if training else None
+    subsets = (ResolvedSubset("evaluate", folder, False),) if folder else ()
+    return scan([ResolvedDataset("evaluate", (512, 512), subsets)], root)
+
+
+def _check_pictures(found: Scan, held_out: Scan, means: Means) -> list[Finding]:
+    findings = check_held_out_apart(found, held_out)
     if means.look is None:
-        return []
-    pictures = means.look(dict.fromkeys(image.path for _, image in found.images() if image.size))
-    return [*check_pictures(found, pictures), *check_duplicates(roles_of(found), pictures)]
+        return findings
+    roles = roles_of(found, held_out)
+    pictures = means.look(roles)
+    return [*findings, *check_pictures(found, pictures), *check_duplicates(roles, pictures)]
 
 
 def _plan(

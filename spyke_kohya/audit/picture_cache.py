@@ -11,13 +11,14 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from spyke_kohya.audit.pictures import Listen, Picture, Pictures, decode_all
+from spyke_kohya.audit.pictures import Listen, Picture, Pictures
 
 _FORMAT = 1
 _Stamp = tuple[int, int]
@@ -41,6 +42,8 @@ class PictureCache:
                 seen[path] = entry[1]
         missing = [path for path in stamps if path not in seen]
         if missing:
+            from spyke_kohya.audit.decoding import decode_all  # Pillow, not loaded where nothing is decoded
+
             seen |= decode_all(missing, begin(len(missing)))
             for folder in {os.path.dirname(path) for path in missing}:
                 self._write(folder, stamps, seen)
@@ -98,6 +101,8 @@ def _stamp(path: str) -> _Stamp | None:
     try:
         status = os.stat(path)
     except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):  # a pipe may never end
         return None
     return status.st_size, status.st_mtime_ns
 

@@ -70,13 +70,13 @@ def _acquire(handle: int, output_dir: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as fault:
         if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise _held(output_dir, _live_run(output_dir)) from fault
+            raise _held(output_dir, live_run(output_dir)) from fault
         # a file system without locks, such as some network ones: the records alone tell
-    if live := _live_run(output_dir):
+    if live := live_run(output_dir):
         raise _held(output_dir, live)
 
 
-def _live_run(output_dir: Path) -> str:
+def live_run(output_dir: Path) -> str:
     """The run that trains into ``output_dir`` now, by its name and process; empty where no record tells."""
     for run in runs_under(output_dir):
         record = _read(run)
