@@ -5,19 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import toml
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tests.commands import PROJECT
 
 
 def write_training(root: Path, base: Path, **options: object) -> Path:
     """The presets ``presets/small.toml`` and ``presets/small_dataset.toml`` under ``root``, and their pictures."""
-    for folder, count, caption in (("train/1_spyke", 2, "spyke, standing"), ("reg/1_creature", 1, "creature")):
-        for index in range(count):
-            picture = root / folder / f"{index}.png"
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (64, 64), (60 * index, 90, 160)).save(picture)
-            picture.with_suffix(".txt").write_text(caption)
+    _draw(root / "train/1_spyke/0.png", (4, 4, 30, 60), "spyke, standing")
+    _draw(root / "train/1_spyke/1.png", (10, 34, 60, 60), "spyke, standing")
+    _draw(root / "reg/1_creature/0.png", (34, 4, 60, 30), "creature")
     (root / "presets").mkdir()
     (root / "presets/small_dataset.toml").write_text(
         "[general]\ncaption_extension = '.txt'\n[[datasets]]\nresolution = 64\nbatch_size = 1\n"
@@ -48,3 +45,12 @@ def write_training(root: Path, base: Path, **options: object) -> Path:
     file = root / "presets/small.toml"
     file.write_text(toml.dumps(preset))
     return file
+
+
+def _draw(file: Path, shape: tuple[int, int, int, int], caption: str) -> None:
+    """A picture that no check takes for another one, and its caption."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", (64, 64), (20, 90, 160))
+    ImageDraw.Draw(picture).ellipse(shape, fill=(230, 200, 40))
+    picture.save(file)
+    file.with_suffix(".txt").write_text(caption)
