@@ -17,7 +17,7 @@ TRAIN_NEEDS := demo-inputs
 TRAIN_FLAGS := --engine scripts/miniature
 endif
 
-.PHONY: help setup engine train validate plan demo-inputs check test contract faults bench clean
+.PHONY: help setup engine train validate plan demo-inputs check test contract faults bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ faults: $(DEV_READY) ## every fault of docs/reliability.md, 20 times (under 10 m
 
 bench: $(DEV_READY) demo-inputs ## how fast the wrapper itself is
 	@$(BIN)/python scripts/bench.py $(ARGS)
+
+docs: $(DEV_READY) ## write docs/findings.md and schemas/ anew from the code
+	@$(BIN)/python scripts/make_docs.py
 
 clean: ## remove .venv and caches; what you trained stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ no download. A file that is already there is left as it is.
 
     DIR/train/1_spyke_demo/spyke_00.png, spyke_00.txt ...     12 pictures, captions that begin with the trigger word
     DIR/reg/1_creature/creature_00.png, creature_00.txt ...   8 pictures
+    DIR/heldout/unseen_00.png, unseen_00.txt ...              8 more of spyke, which are never trained on
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 TRIGGER = "spyke_demo"
-TRAIN_FOLDER, REG_FOLDER = "train/1_spyke_demo", "reg/1_creature"
+TRAIN_FOLDER, REG_FOLDER, HELDOUT_FOLDER = "train/1_spyke_demo", "reg/1_creature", "heldout"
 
 SIZES = [(192, 192), (128, 240), (256, 160), (160, 160)]
 """Width and height in pixels: square, tall, wide, so that bucketing at resolution 96 has three buckets to fill."""
@@ -39,7 +40,10 @@ def main() -> None:
     args = parser.parse_args()
     files = draw_dataset(random.Random(args.seed))
     written = sum(write_once(args.directory / name, content) for name, content in files.items())
-    print(f"{args.directory}: 12 training and 8 regularisation images; {written} of {len(files)} files written")
+    print(
+        f"{args.directory}: 12 training, 8 regularisation and 8 held-out images; "
+        f"{written} of {len(files)} files written"
+    )
 
 
 def draw_dataset(rng: random.Random) -> dict[str, bytes]:
@@ -56,6 +60,11 @@ def draw_dataset(rng: random.Random) -> dict[str, bytes]:
         picture = draw_creature(SIZES[number % len(SIZES)], shape, REG_COLOURS[colour], BACKGROUNDS[background], rng)
         files[f"{REG_FOLDER}/creature_{number:02}.png"] = as_png(picture)
         files[f"{REG_FOLDER}/creature_{number:02}.txt"] = f"{shape}, {colour}, {background} background\n".encode()
+    for number in range(8):
+        pose, background = POSES[number % len(POSES)], list(BACKGROUNDS)[(number + 2) % len(BACKGROUNDS)]
+        picture = draw_spyke(SIZES[(number + 1) % len(SIZES)], pose, BACKGROUNDS[background], rng)
+        files[f"{HELDOUT_FOLDER}/unseen_{number:02}.png"] = as_png(picture)
+        files[f"{HELDOUT_FOLDER}/unseen_{number:02}.txt"] = f"{TRIGGER}, {pose}, {background} background\n".encode()
     return files
 
 

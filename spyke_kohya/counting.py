@@ -135,6 +135,14 @@ class _Counting:
         message = f"sd-scripts drops this subset: {reason}"
         self.note(warning("dataset.subset-dropped", found.subset.where, message, "correct it, or remove the subset"))
 
+    def empty(self, found: ScannedSubset) -> None:
+        if not found.deeper:
+            self.drop(found, "there is no image in its folder")
+            return
+        message = f"there is no image in {found.folder}, only in folders below it: sd-scripts does not look there"
+        remedy = f"name the folder of the images: {found.subset.image_dir.rstrip('/')}/{found.deeper[0]}"
+        self.note(error("dataset.parent-folder", f"{found.subset.where}.image_dir", message, remedy))
+
     def images_of(self, found: ScannedSubset, dataset: ResolvedDataset, training: bool) -> Sequence[ScannedImage]:
         """The images that a subset gives to training or to validation (sd-scripts v0.10.1 train_util.py:2038)."""
         if found.problem:
@@ -147,7 +155,7 @@ class _Counting:
         if dataset.validation_split > 0 and not found.problem and not found.subset.is_reg:
             return self.part_of(found, dataset, training)
         if not found.images and not found.problem:
-            self.drop(found, "there is no image in its folder")
+            self.empty(found)
         return () if found.subset.is_reg and not training else found.images
 
     def part_of(self, found: ScannedSubset, dataset: ResolvedDataset, training: bool) -> Sequence[ScannedImage]:
@@ -213,10 +221,31 @@ class _Counting:
             times = sum(map(bool, used))
             plans.append(SubsetPlan(subset.image_dir, subset.is_reg, len(used), folder.num_repeats, times, sum(used)))
             epoch += [(image, count) for image, count in zip(folder.images, used, strict=True) if count]
-            if folder.is_reg and times < len(used):
-                message = f"{len(used) - times} of its {len(used)} images are never used: there are enough without them"
-                self.note(warning("dataset.reg-unused", subset.where, message, "use fewer, or lower num_repeats here"))
+            if folder.is_reg:
+                self.doubt_regularisation(folder, used)
+        if sum(plan.per_epoch for plan in plans if plan.is_reg) > train > 0:
+            self.doubt_overshoot(dataset, sum(plan.per_epoch for plan in plans if plan.is_reg), train)
         return plans, self.by_path(dataset, epoch)
+
+    def doubt_regularisation(self, folder: _Registered, used: Sequence[int]) -> None:
+        """Images left out, or far from equally used (sd-scripts v0.10.1 train_util.py:2166)."""
+        place = folder.scanned.subset.where
+        seen = [times for times in used if times]
+        if len(seen) < len(used):
+            message = f"{len(used) - len(seen)} of its {len(used)} images are never used: there are enough without them"
+            self.note(warning("dataset.reg-unused", place, message, "use fewer, or lower num_repeats here"))
+        elif max(seen) >= 2 * min(seen):
+            often = sum(times > min(seen) for times in seen)
+            message = f"{often} of its {len(seen)} images are used {max(seen)} x an epoch, the others {min(seen)} x"
+            remedy = "use as many as the training images x repeats, or a whole fraction of that"
+            self.note(warning("dataset.reg-unequal", place, message, remedy))
+
+    def doubt_overshoot(self, dataset: ResolvedDataset, regularising: int, train: int) -> None:
+        message = (
+            f"an epoch has {regularising} regularisation images for {train} training images: num_repeats overshoots"
+        )
+        remedy = "set num_repeats = 1 for the regularisation images; sd-scripts repeats them as needed"
+        self.note(warning("dataset.reg-overshoot", dataset.where, message, remedy))
 
     def by_path(
         self, dataset: ResolvedDataset, epoch: Sequence[tuple[ScannedImage, int]]
@@ -233,7 +262,7 @@ class _Counting:
     def buckets_of(self, dataset: ResolvedDataset, epoch: Iterable[tuple[ScannedImage, int]]) -> Counter[Size]:
         counts: Counter[Size] = Counter()
         known: dict[Size, Size | None] = {}
-        select = _selector(dataset)
+        select = bucket_selector(dataset)
         for image, count in epoch:
             size = self.size_of(image)
             if size is None:
@@ -276,7 +305,7 @@ class _Counting:
         return bucket
 
 
-def _selector(dataset: ResolvedDataset) -> Callable[[Size], Size]:
+def bucket_selector(dataset: ResolvedDataset) -> Callable[[Size], Size]:
     """The rule that gives an image of some size its bucket. The dataset's limits are known to be sound."""
     if not dataset.enable_bucket:
         return lambda _: dataset.resolution

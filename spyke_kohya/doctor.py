@@ -18,13 +18,13 @@ from spyke_kohya.engine.base_model import inspect_base_model
 from spyke_kohya.engine.command import expand_home
 from spyke_kohya.engine.imports import required_modules
 from spyke_kohya.engine.release import COMMIT, RELEASE, SCRIPT, Engine
+from spyke_kohya.engine.tokens import TOKENIZER, hub_home, tokenizer_directories
 from spyke_kohya.errors import EngineError
 from spyke_kohya.presets.training import TrainingPreset
 from spyke_kohya.run.process import ask
 
 Status = Literal["ok", "warning", "fault"]
 
-TOKENIZER = "openai/clip-vit-large-patch14"
 # Every run logs to TensorBoard, and the launcher is accelerate's own command.
 _ALSO_NEEDED = frozenset({"tensorboard", "accelerate", "rich"})
 _PROBE = """
@@ -182,13 +182,7 @@ _INTERFERES = re.compile(
 
 def accelerate_user_config(environment: Mapping[str, str], home: Path) -> Path:
     """Where accelerate 1.6.0 looks for a user's config (config_args.py:30-40)."""
-    return _hub_home(environment, home) / "accelerate" / "default_config.yaml"
-
-
-def _hub_home(environment: Mapping[str, str], home: Path) -> Path:
-    if environment.get("HF_HOME"):
-        return Path(environment["HF_HOME"]).expanduser()
-    return Path(environment.get("XDG_CACHE_HOME") or home / ".cache").expanduser() / "huggingface"
+    return hub_home(environment, home) / "accelerate" / "default_config.yaml"
 
 
 def _base_model(patient: Patient) -> Iterator[Check]:
@@ -206,8 +200,7 @@ def _base_model(patient: Patient) -> Iterator[Check]:
 
 
 def _tokenizer(patient: Patient) -> Check:
-    places = list(_tokenizer_places(patient))
-    for place in places:
+    for place in _tokenizer_places(patient):
         if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
             return Check("CLIP tokenizer", "ok", str(place))
     remedy = (
@@ -222,11 +215,9 @@ def _tokenizer(patient: Patient) -> Check:
 
 def _tokenizer_places(patient: Patient) -> Iterator[Path]:
     options = patient.preset.effective_options if patient.preset else {}
-    if options.get("tokenizer_cache_dir"):
-        cache = str(expand_home("tokenizer_cache_dir", options["tokenizer_cache_dir"]))
-        yield patient.root / cache / TOKENIZER.replace("/", "_")
-    hub = Path(patient.environment.get("HF_HUB_CACHE") or _hub_home(patient.environment, patient.home) / "hub")
-    yield from sorted(hub.glob(f"models--{TOKENIZER.replace('/', '--')}/snapshots/*"))
+    cache = options.get("tokenizer_cache_dir")
+    under = patient.root / str(expand_home("tokenizer_cache_dir", cache)) if cache else None
+    return tokenizer_directories(under, patient.environment, patient.home)
 
 
 def _disk(patient: Patient) -> Check:

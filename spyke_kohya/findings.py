@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import Literal
 
 Severity = Literal["error", "warning"]
@@ -33,3 +34,25 @@ def warning(code: str, where: str, message: str, remedy: str) -> Finding:
 
 def errors_in(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
+
+
+_PER_FILE = ("images.", "captions.")
+_NAMED = 5
+
+
+def grouped(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding for all files of a folder that have the same fault: the first, and the names of some more."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for index, finding in enumerate(findings):
+        alike = (finding.code, finding.severity, str(PurePath(finding.where).parent))
+        groups.setdefault(alike if finding.code.startswith(_PER_FILE) else (str(index),), []).append(finding)
+    return [_as_one(group) for group in groups.values()]
+
+
+def _as_one(group: list[Finding]) -> Finding:
+    first, *others = group
+    if not others:
+        return first
+    names = ", ".join(PurePath(other.where).name for other in others[:_NAMED])
+    etc = ", ..." if len(others) > _NAMED else ""
+    return replace(first, message=f"{first.message} (and {len(others)} more: {names}{etc})")

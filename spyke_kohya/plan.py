@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from spyke_kohya.counting import DatasetPlan, SubsetPlan, count_datasets
@@ -111,6 +111,7 @@ class Plan:
         )
         return {name: getattr(self, name) for name in names.split()} | {
             "buckets": [[[list(size), count] for size, count in dataset.buckets] for dataset in self.datasets],
+            "folders": [[asdict(subset) for subset in dataset.subsets] for dataset in self.datasets],
             "checkpoints": [{"step": saved.step, "file": saved.file} for saved in self.checkpoints],
         }
 

@@ -21,6 +21,7 @@ from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset
 
 # sd-scripts v0.10.1 train_util.py:104; avif and jxl only with plugins that aren't among its requirements
 _EXTENSIONS = tuple(form for name in ("png", "jpg", "jpeg", "webp", "bmp") for form in (f".{name}", f".{name.upper()}"))
+_OTHER_PICTURES = (".gif", ".tif", ".tiff", ".avif", ".jxl", ".heic", ".heif", ".jfif", ".jpe", ".psd")
 _LATENTS_SUFFIX = "_sd.npz"
 _INFO_CACHE = "metadata_cache.json"
 # What imagesize and Pillow raise on a file that isn't the image its head promises
@@ -52,6 +53,7 @@ class ScannedSubset:
     """The images of a subset in sd-scripts' order; ``problem`` where ``folder`` isn't one.
 
     ``has_info_cache``: the folder holds a metadata_cache.json, which sd-scripts believes if ``cache_info`` is set.
+    ``unseen`` names the pictures in the folder that sd-scripts doesn't list, ``deeper`` its folders that hold images.
     """
 
     subset: ResolvedSubset
@@ -59,6 +61,8 @@ class ScannedSubset:
     images: tuple[ScannedImage, ...]
     problem: str = ""
     has_info_cache: bool = False
+    unseen: tuple[str, ...] = ()
+    deeper: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,14 @@ class Caption:
     """The caption of an image as sd-scripts reads it, before it adds, shuffles or drops anything.
 
     ``file`` is empty where there is none; then ``text`` is the subset's class_tokens, or empty with the problem
-    ``missing``. sd-scripts stops at the other problems.
+    ``missing``. sd-scripts stops at the other problems. ``lines`` counts the file's lines that say something.
     """
 
     image: str
     file: str
     text: str
     problem: CaptionProblem = ""
+    lines: int = 1
 
 
 def scan(datasets: Iterable[ResolvedDataset], root: Path) -> Scan:
@@ -113,6 +118,8 @@ class _Folder:
     images: tuple[ScannedImage, ...] = ()
     problem: str = ""
     has_info_cache: bool = False
+    unseen: tuple[str, ...] = ()
+    deeper: tuple[str, ...] = ()
 
 
 def _scan_subset(subset: ResolvedSubset, root: Path, listed: dict[str, _Folder]) -> ScannedSubset:
@@ -120,7 +127,7 @@ def _scan_subset(subset: ResolvedSubset, root: Path, listed: dict[str, _Folder])
     if folder not in listed:
         listed[folder] = _scan_folder(folder) if subset.image_dir else _Folder(problem="image_dir is empty")
     found = listed[folder]
-    return ScannedSubset(subset, folder, found.images, found.problem, found.has_info_cache)
+    return ScannedSubset(subset, folder, found.images, found.problem, found.has_info_cache, found.unseen, found.deeper)
 
 
 def folder_of(image_dir: str, root: Path) -> str:
@@ -145,7 +152,25 @@ def _scan_folder(folder: str) -> _Folder:
     return _Folder(
         tuple(_read_image(f"{folder}/{name}", found[name], cached.get(name)) for name in names),
         has_info_cache=_INFO_CACHE in found,
+        unseen=tuple(sorted(name for name in found if _is_unseen(name))),
+        deeper=tuple(sorted(entry.name for entry in found.values() if _holds_images(entry))),
     )
+
+
+def _is_unseen(name: str) -> bool:
+    """A picture by its name that sd-scripts' patterns don't match, like ``x.gif`` or ``x.Png``. ``._x.png`` is none."""
+    looks_like_one = name.lower().endswith((*_EXTENSIONS, *_OTHER_PICTURES)) and not name.startswith(".")
+    return looks_like_one and not name.endswith(_EXTENSIONS)
+
+
+def _holds_images(entry: os.DirEntry[str]) -> bool:
+    try:
+        if entry.name.startswith(".") or not entry.is_dir():
+            return False
+        with os.scandir(entry) as entries:
+            return any(inner.name.endswith(_EXTENSIONS) and not inner.name.startswith(".") for inner in entries)
+    except OSError:
+        return False
 
 
 def cached_sizes(names: Iterable[str], latents: list[str]) -> dict[str, Size]:
@@ -181,13 +206,14 @@ def _size_of(path: str) -> Size:
     """Width and height as sd-scripts reads them (sd-scripts v0.10.1 train_util.py:1478)."""
     width, height = imagesize.get(path)
     if width <= 0:
-        width, height = _size_by_pillow(path)
+        width, height = size_by_pillow(path)
     if not (isinstance(width, int) and isinstance(height, int) and height > 0):
         raise ValueError(f"its size is {width}x{height}")
     return width, height
 
 
-def _size_by_pillow(path: str) -> Size:
+def size_by_pillow(path: str) -> Size:
+    """The size that decoding gives. imagesize 1.4.1 has one pixel less for WebP files with transparency or frames."""
     from PIL import Image
 
     try:
@@ -236,6 +262,6 @@ def _caption_in(file: str, image: str, subset: ResolvedSubset) -> Caption:
         return Caption(image, file, "", "unreadable")
     if not lines:
         return Caption(image, file, "", "empty")
-    if subset.enable_wildcard:
-        return Caption(image, file, "\n".join(line.strip() for line in lines if line.strip()))
-    return Caption(image, file, lines[0].strip())
+    said = [line.strip() for line in lines if line.strip()]
+    text = "\n".join(said) if subset.enable_wildcard else lines[0].strip()
+    return Caption(image, file, text, lines=len(said))

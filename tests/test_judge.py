@@ -164,7 +164,7 @@ def test_a_checkpoint_without_metadata_is_placed_by_what_is_known_of_the_trainin
 
 
 def test_a_directory_that_is_none_is_a_slip_of_the_command(tmp_path):
-    with pytest.raises(UsageError, match="no such directory"):
+    with pytest.raises(UsageError, match="no such file or directory"):
         rank_directory(tmp_path / "nowhere")
 
 
@@ -181,3 +181,40 @@ def test_a_training_may_be_moved_with_its_runs(tmp_path):
     make_run(tmp_path / "a", "20260220-000000-spyke", table(LOSSES), RECORD_JSON)
     shutil.move(tmp_path / "a", tmp_path / "b c")
     assert rank_directory(tmp_path / "b c").ranking.minimum.step == 1400
+
+
+CONSOLE = Path(__file__).parent / "data" / "transcripts" / "two_epochs.raw"
+EVENTS = Path(__file__).parent / "data" / "transcripts" / "two_epochs.tfevents"
+
+
+def test_a_saved_console_is_a_source_and_tells_which_steps_were_saved(tmp_path):
+    shutil.copy(CONSOLE, tmp_path / "console.log")
+    ranking = rank_directory(tmp_path / "console.log").ranking
+    assert ranking.window is not None
+    assert len(ranking.rows) > 1
+    assert all(row.candidate.file is None for row in ranking.rows)
+
+
+def test_a_tensorboard_folder_is_a_source(tmp_path):
+    folder = tmp_path / "logs" / "network_train"
+    folder.mkdir(parents=True)
+    shutil.copy(EVENTS, folder / "events.out.tfevents.1")
+    for source in (tmp_path / "logs", folder):
+        assert rank_directory(source, every=4).ranking.sigma_source in ("assumed", "per-step losses")
+    assert rank_directory(tmp_path / "logs", every=4, by="loss").ranking.regime == "centred"
+
+
+def test_a_run_without_its_table_is_ranked_by_its_event_files_or_else_its_console(tmp_path):
+    run = make_run(tmp_path, "20260220-000000-r", "step,loss\n", {"output_name": "r"})
+    (run / "losses.csv").unlink()
+    shutil.copy(CONSOLE, run / "console.log")
+    assert rank_directory(tmp_path / "runs" / run.name, every=4).curve.loss is None
+    (run / "tensorboard").mkdir()
+    shutil.copy(EVENTS, run / "tensorboard" / "events.out.tfevents.1")
+    assert rank_directory(tmp_path / "runs" / run.name, every=4).curve.loss is not None
+
+
+def test_a_ranking_by_the_loss_around_each_step_needs_every_single_loss(tmp_path):
+    save_record(tmp_path)
+    with pytest.raises(NothingToRank, match="every single step is not on record"):
+        rank_directory(tmp_path, losses=RECORD, by="loss")

@@ -112,3 +112,16 @@ def test_a_picture_is_not_a_csv_file(tmp_path):
 def test_a_missing_file_is_a_slip_of_the_command(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         read_losses_csv(tmp_path / "losses.csv")
+
+
+@pytest.mark.parametrize("end", ["600,0.07", "600,0.0", "600,,0.07,1e-", "60"])
+def test_a_last_line_that_was_being_written_is_left_out(tmp_path, end):
+    path = tmp_path / "losses.csv"
+    path.write_text("step,loss,avr_loss,lr_unet\n200,,0.09,1e-4\n400,,0.08,1e-4\n" + end)
+    assert read_losses_csv(path).steps.tolist() == ([200, 400, 600] if end.count(",") == 3 else [200, 400])
+
+
+def test_a_whole_last_line_without_its_line_end_counts(tmp_path):
+    path = tmp_path / "losses.csv"
+    path.write_text("step,avr_loss\n200,0.09\n400,0.08")
+    assert read_losses_csv(path).steps.tolist() == [200, 400]

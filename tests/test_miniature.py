@@ -272,7 +272,7 @@ def test_without_images_nothing_is_trained_and_the_exit_is_0(tmp_path: Path, tin
 def test_the_same_seed_draws_the_same_dataset_and_a_second_run_changes_nothing(
     tmp_path: Path, demo_pictures: Path
 ) -> None:
-    assert "40 of 40 files written" in run_script("make_demo_dataset.py", tmp_path / "again").stdout
+    assert "56 of 56 files written" in run_script("make_demo_dataset.py", tmp_path / "again").stdout
     assert "0 of 40 files written" in run_script("make_demo_dataset.py", tmp_path / "again").stdout
     assert files_of(demo_pictures) == files_of(tmp_path / "again")
     assert len(list(demo_pictures.glob("train/*/*.png"))) == 12

@@ -7,7 +7,7 @@ import pytest
 from spyke_kohya.engine.options import parser_defaults, train_network_options
 from spyke_kohya.engine.targets import RULES, TARGET_ENVIRONMENT, rules_broken
 
-CALM = {"sdpa": True, "max_data_loader_n_workers": 1, "optimizer_type": "AdamW"}
+CALM = {"sdpa": True, "max_data_loader_n_workers": 0, "optimizer_type": "AdamW"}
 STRIKES = {
     "target.mixed-precision": [{"mixed_precision": "fp16"}, {"mixed_precision": "bf16"}],
     "target.full-precision": [{"full_fp16": True}, {"full_bf16": True, "mixed_precision": "fp16"}],
@@ -35,7 +35,9 @@ STRIKES = {
     "target.workers-default": [{"max_data_loader_n_workers": 8}],
     "target.scale-weight-norms": [{"scale_weight_norms": 1.0}],
     "target.lowram": [{"lowram": True}],
-    "options.cache-latents-augmented": [{"cache_latents": True, "color_aug": True}],
+    "target.workers-not-persistent": [{"max_data_loader_n_workers": 1}],
+    "target.memory-efficient-attention": [{"sdpa": False, "mem_eff_attn": True}],
+    "target.batch-rows": [{"rows_a_batch": 9 * 4096}],
 }
 
 
@@ -62,7 +64,7 @@ def test_dropout_without_checkpointing_and_sharing_without_dropout_are_spared():
 
 
 def test_memory_efficient_attention_is_as_safe_as_sdpa():
-    assert broken("mps", {"sdpa": False, "mem_eff_attn": True}) == []
+    assert broken("mps", {"sdpa": False, "mem_eff_attn": True}) == ["target.memory-efficient-attention"]
 
 
 def test_every_rule_names_an_option_of_the_engine_and_where_it_was_seen():

@@ -133,6 +133,7 @@ def make_workplace(root: Path) -> Workplace:
         "dataset": "presets/data.toml",
         "launch": {"target": "cpu"},
         "expect": {"total_steps": 16, "trigger": "spyke"},
+        "evaluate": {"heldout_dir": "heldout"},
         "train_network": {
             "pretrained_model_name_or_path": write_base_model(root / "base.safetensors").name,
             "output_dir": "output",
@@ -144,6 +145,7 @@ def make_workplace(root: Path) -> Workplace:
             "network_dim": 4,
             "max_data_loader_n_workers": 0,
             "optimizer_type": "AdamW",
+            "learning_rate": 1e-4,
         },
     }
     (root / "presets" / "tiny.toml").write_text(toml.dumps(training), encoding="utf-8")

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spyke_kohya.audit.base_model import check_base_model
-from spyke_kohya.audit.captions import check_captions
+from spyke_kohya.audit.base_model import check_base_model, check_resolution
+from spyke_kohya.audit.captions import Rules, check_captions
+from spyke_kohya.audit.duplicates import check_duplicates, roles_of
 from spyke_kohya.audit.expectations import check_expectations, meets
-from spyke_kohya.audit.options import check_options
+from spyke_kohya.audit.heldout import check_heldout
+from spyke_kohya.audit.images import check_images, check_pictures
+from spyke_kohya.audit.memory import check_memory
+from spyke_kohya.audit.options import check_options, check_schedule
 from spyke_kohya.audit.output import check_output
+from spyke_kohya.audit.pictures import Pictures
 from spyke_kohya.audit.repeats import check_repeats
 from spyke_kohya.engine.base_model import inspect_base_model
 from spyke_kohya.engine.command import expand_home
-from spyke_kohya.findings import Finding, errors_in
+from spyke_kohya.engine.tokens import DEFAULT_LIMIT, TokenCounter, read_token_counter, tokenizer_directories
+from spyke_kohya.findings import Finding, errors_in, grouped
 from spyke_kohya.plan import Plan, make_plan
 from spyke_kohya.presets.loading import Loaded, shown_path
 from spyke_kohya.presets.resolved import ResolvedDataset, resolve
-from spyke_kohya.scan import Scan, read_captions, scan
+from spyke_kohya.presets.training import TrainingPreset
+from spyke_kohya.scan import Caption, Scan, read_captions, scan
+
+
+@dataclass(frozen=True)
+class Means:
+    """What an examination may use beside the preset.
+
+    ``look`` decodes images, None leaves that out; ``environment`` and ``home`` lead to the tokenizer's vocabulary;
+    ``memory_bytes`` is the machine's, None leaves that out.
+    """
+
+    look: Callable[[Iterable[str]], Pictures] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    home: Path = Path()
+    memory_bytes: int | None = None
+    allow_pickle: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +52,7 @@ class Examination:
     findings: tuple[Finding, ...]
     plan: Plan | None = None
     scan: Scan | None = None
+    captions: tuple[Caption, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -46,44 +69,85 @@ class Examination:
 
 
 def examine(
-    loaded: Loaded, root: Path, options: Mapping[str, Any] | None = None, *, num_processes: int = 1
+    loaded: Loaded,
+    root: Path,
+    options: Mapping[str, Any] | None = None,
+    *,
+    num_processes: int = 1,
+    means: Means = Means(),
 ) -> Examination:
     """Examine a loaded preset. ``options`` complete a dataset preset with what a training preset would say.
 
-    The images' headers and the captions are read; nothing is decoded and nothing is written.
+    The images' headers and the captions are read, and the images are decoded where the means say so; nothing but that
+    decoding's own cache is written. Findings that many files of a folder share are one.
     """
+    examination = _examine(loaded, root, {**loaded.options, **(options or {})}, num_processes, means)
+    return replace(examination, findings=tuple(grouped(examination.findings)))
+
+
+def _examine(loaded: Loaded, root: Path, stated: Mapping[str, Any], num_processes: int, means: Means) -> Examination:
     findings = list(loaded.findings)
     training = loaded.training
     where = shown_path(loaded.path, root)
+    datasets: tuple[ResolvedDataset, ...] | None = None
+    if loaded.dataset is not None and loaded.dataset_path is not None:
+        datasets, doubts = resolve(loaded.dataset, stated, shown_path(loaded.dataset_path, root))
+        findings += doubts
     if training:
-        findings += check_options(training, where)
-        findings += check_base_model(training.effective_options, root, where)
-    if loaded.dataset is None or loaded.dataset_path is None:
-        return Examination(loaded, tuple(findings))
-    stated = {**loaded.options, **(options or {})}
-    datasets, doubts = resolve(loaded.dataset, stated, shown_path(loaded.dataset_path, root))
-    findings += doubts
+        findings += _check_training(training, datasets or (), root, where, means)
     if datasets is None:
         return Examination(loaded, tuple(findings))
     found = scan(datasets, root)
     plan, faults = _plan(loaded, found, stated, num_processes, where if loaded.kind == "training" else "")
     plan = _sized(plan, stated, root)
-    findings += faults
-    findings += _check_dataset(loaded, datasets, found, plan)
+    findings += [*faults, *check_repeats(datasets, steps_confirmed=meets(plan, training.expect if training else None))]
+    captions = read_captions(found)
+    findings += check_captions(found, captions, _rules(captions, training, stated, root, means))
+    findings += check_images(found, stated, is_complete=loaded.kind == "training")
+    findings += _check_pictures(found, means)
     if training:
-        findings += check_expectations(plan, training.expect, where) if plan else []
+        findings += check_heldout(training, where)
         findings += check_output(training.effective_options, plan, root, where)
-    return Examination(loaded, tuple(findings), plan, found)
+        if plan:
+            findings += check_expectations(plan, training.expect, where)
+            findings += check_schedule(training.effective_options, plan, where)
+    return Examination(loaded, tuple(findings), plan, found, captions)
 
 
-def _check_dataset(
-    loaded: Loaded, datasets: tuple[ResolvedDataset, ...], found: Scan, plan: Plan | None
+def _check_training(
+    training: TrainingPreset, datasets: tuple[ResolvedDataset, ...], root: Path, where: str, means: Means
 ) -> list[Finding]:
-    expect = loaded.training.expect if loaded.training else None
-    return [
-        *check_repeats(datasets, steps_confirmed=meets(plan, expect)),
-        *check_captions(found, read_captions(found), expect.trigger if expect else None),
-    ]
+    options = training.effective_options
+    findings = check_options(training, where, datasets)
+    findings += check_base_model(options, root, where, allow_pickle=means.allow_pickle)
+    findings += check_resolution(options, [(dataset.where, dataset.resolution) for dataset in datasets], root)
+    if means.memory_bytes is not None and datasets:
+        findings += check_memory(options, datasets, training.launch.target, (root, where), means.memory_bytes)
+    return findings
+
+
+def _rules(
+    captions: Iterable[Caption],
+    training: TrainingPreset | None,
+    options: Mapping[str, Any],
+    root: Path,
+    means: Means,
+) -> Rules:
+    """What captions are held against; the vocabulary is read only where a caption could be too long."""
+    limit = options.get("max_token_length") or DEFAULT_LIMIT
+    counter = TokenCounter()
+    if any(len(caption.text) > limit for caption in captions):
+        cache = options.get("tokenizer_cache_dir")
+        under = root / str(expand_home("tokenizer_cache_dir", cache)) if cache else None
+        counter = read_token_counter(tokenizer_directories(under, means.environment, means.home))
+    return Rules(training.expect.trigger if training else None, counter, limit)
+
+
+def _check_pictures(found: Scan, means: Means) -> list[Finding]:
+    if means.look is None:
+        return []
+    pictures = means.look(dict.fromkeys(image.path for _, image in found.images() if image.size))
+    return [*check_pictures(found, pictures), *check_duplicates(roles_of(found), pictures)]
 
 
 def _plan(

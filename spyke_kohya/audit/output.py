@@ -20,10 +20,18 @@ def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, wher
     standing = nearest_that_stands(directory)
     if not standing.is_dir():
         return [error("output.not-a-directory", place, f"{standing} is a file", "name another directory")]
+    if dead := next(
+        (above for above in (directory, *directory.parents) if above.is_symlink() and not _stands(above)), None
+    ):
+        return [error("output.not-a-directory", place, f"{dead} is a link to nowhere", "remove it, or name another")]
     if not os.access(standing, os.W_OK | os.X_OK):
         message = f"the output directory can't be written: no right to write in {standing}"
         return [error("output.not-writable", place, message, "name another directory, or give yourself that right")]
-    return [*_room(standing, plan, place), *_name(str(options["output_name"]), where)]
+    return [
+        *_room(standing, plan, place),
+        *_name(str(options["output_name"]), where),
+        *_overwritten(directory, plan, place),
+    ]
 
 
 def nearest_that_stands(directory: Path) -> Path:
@@ -47,6 +55,18 @@ def _room(directory: Path, plan: Plan | None, place: str) -> list[Finding]:
         return []
     message = f"the checkpoints need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
     return [warning("output.disk", place, message, "make room, save less often, or keep only the last ones")]
+
+
+def _overwritten(directory: Path, plan: Plan | None, place: str) -> list[Finding]:
+    """sd-scripts writes over what has its name, without a word (sd-scripts v0.10.1 train_network.py:1296)."""
+    files = [saved.file for saved in plan.checkpoints] if plan else []
+    standing = [file for file in files if os.path.isfile(directory / file)]  # noqa: PTH113 - it never raises
+    if not standing:
+        return []
+    count = f"{len(standing)} of the run's {len(files)} checkpoints"
+    message = f"{count} are there already and will be overwritten: {standing[0]}"
+    remedy = "name another output_dir or output_name, or move the old ones away"
+    return [warning("output.overwrites", place, message, remedy)]
 
 
 def _name(output_name: str, where: str) -> list[Finding]:

@@ -15,7 +15,7 @@ _PREFIX = re.compile(r"(\d+)_")
 def check_repeats(datasets: Iterable[ResolvedDataset], *, steps_confirmed: bool) -> list[Finding]:
     """``repeats.stated-twice`` and ``repeats.prefix-ignored`` for folders whose prefix says more than 1.
 
-    sd-scripts reads the prefix only with --train_data_dir (sd-scripts v0.10.1 config_util.py:605). Once the person has
+    sd-scripts reads the prefix only with --train_data_dir (sd-scripts v0.10.1 config_util.py:607). Once the person has
     confirmed the number of steps (``[expect] total_steps``, met by the plan), they are warnings.
     """
     severity: Severity = "warning" if steps_confirmed else "error"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Family = Literal["SD1.5", "SD2", "SDXL", "SD3", "FLUX", "unknown"]
 
@@ -67,17 +68,42 @@ def family_of(tensor_names: list[str]) -> Family:
     return "unknown"
 
 
+@dataclass(frozen=True)
+class Weights:
+    """``numbers`` counts those of all tensors, ``dtypes`` names the kinds they are stored in, like F16."""
+
+    numbers: int
+    dtypes: frozenset[str]
+
+
+def read_weights(path: Path) -> Weights | None:
+    """What is in a base model's tensors, by their headers; None where that can't be read, as of a pickle."""
+    parts = ("unet", "text_encoder", "vae")
+    try:
+        files = [path] if path.is_file() else [file for part in parts for file in (path / part).glob("*.safetensors")]
+        tensors = [tensor for file in files for tensor in _tensors(file).values()]
+        numbers = sum(math.prod(tensor["shape"]) for tensor in tensors)
+        is_sound = 0 < numbers <= 8 * sum(file.stat().st_size for file in files)
+        return Weights(numbers, frozenset(str(tensor["dtype"]) for tensor in tensors)) if is_sound else None
+    except _BROKEN:
+        return None
+
+
 def _tensor_names(path: Path) -> list[str]:
+    return list(_tensors(path))
+
+
+def _tensors(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
             raise ValueError("its header is longer than the file")
         header = json.loads(stream.read(length))
-    names = [name for name in header if name != "__metadata__"]
-    end = 8 + length + max((header[name]["data_offsets"][1] for name in names), default=0)
+    tensors = {name: header[name] for name in header if name != "__metadata__"}
+    end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     if path.stat().st_size < end:
         raise ValueError(f"it is cut short: {path.stat().st_size} of {end} bytes")
-    return names
+    return tensors
 
 
 def _inspect_directory(path: Path) -> BaseHeader:

@@ -85,6 +85,15 @@ def shrunk_bucket(size: Size, max_area: int, steps: int) -> Size:
     return bucket
 
 
+def size_before_cropping(size: Size, bucket: Size, *, no_upscale: bool, max_area: int, steps: int) -> Size:
+    """What an image is scaled to before its middle is cut out as its bucket (sd-scripts v0.10.1 train_util.py:299)."""
+    if no_upscale:
+        return _shrunk(size, _aspect_ratio(size), max_area, steps) if size[0] * size[1] > max_area else size
+    wider = _aspect_ratio(size) > bucket[0] / bucket[1]
+    scale = bucket[1] / size[1] if wider else bucket[0] / size[0]
+    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+
+
 def _aspect_ratio(size: Size) -> float:
     if min(size) < 1:
         raise BatchingError(f"an image of {size[0]}x{size[1]} has no aspect ratio")

@@ -108,6 +108,12 @@ def lock_command(
     )
 
 
+def program_environment(target: Target, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment of another program of the engine: the caller's, less what interferes, plus the target's."""
+    kept = {name: value for name, value in inherited.items() if not _interferes(name)}
+    return {**kept, **COMMON_ENVIRONMENT, **TARGET_ENVIRONMENT[target]}
+
+
 def accelerate_config(target: Target) -> str:
     """The YAML that stands in for a user's own ``default_config.yaml``: one process on the target's device."""
     use_cpu = "true" if target == "cpu" else "false"

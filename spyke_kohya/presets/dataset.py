@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, PlainValidator, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from spyke_kohya.findings import Finding, error, warning
@@ -17,13 +17,15 @@ from spyke_kohya.findings import Finding, error, warning
 # Checked as sd-scripts' voluptuous does it: by isinstance, so true is a whole number and 1 is no float.
 
 
-def _a(expected: str, fits: Callable[[object], bool]) -> PlainValidator:
+def _a(expected: str, fits: Callable[[object], bool], form: Any) -> PlainValidator:
+    """A check in sd-scripts' way; ``form`` is the nearest type for the JSON schema that editors use."""
+
     def read(value: object) -> object:
         if not fits(value):
             raise PydanticCustomError("wrong_type", "{expected}", {"expected": expected})
         return value
 
-    return PlainValidator(read)
+    return PlainValidator(read, json_schema_input_type=form)
 
 
 def _is(*types: type) -> Callable[[object], bool]:
@@ -36,21 +38,26 @@ def _is_pair_of(kind: type) -> Callable[[object], bool]:
     )
 
 
-_TEXT = _a("text in quotes", _is(str))
-Bool: TypeAlias = Annotated[bool | None, _a("true or false", _is(bool))]
-Int: TypeAlias = Annotated[int | None, _a("a whole number", _is(int))]
-Float: TypeAlias = Annotated[float | None, _a("a number with a decimal point, like 1.0", _is(float))]
-Number: TypeAlias = Annotated[int | float | None, _a("a number", _is(int, float))]
+def _pair_of(kind: type) -> Any:
+    return Annotated[list[kind], Field(min_length=2, max_length=2)]  # type: ignore[valid-type]
+
+
+_TEXT = _a("text in quotes", _is(str), str)
+Bool: TypeAlias = Annotated[bool | None, _a("true or false", _is(bool), bool)]
+Int: TypeAlias = Annotated[int | None, _a("a whole number", _is(int), int)]
+Float: TypeAlias = Annotated[float | None, _a("a number with a decimal point, like 1.0", _is(float), float)]
+Number: TypeAlias = Annotated[int | float | None, _a("a number", _is(int, float), float)]
 Text: TypeAlias = Annotated[str | None, _TEXT]
-Table: TypeAlias = Annotated[dict[str, Any] | None, _a("a table", _is(dict))]
+Table: TypeAlias = Annotated[dict[str, Any] | None, _a("a table", _is(dict), dict[str, Any])]
 FloatPair: TypeAlias = Annotated[
-    list[float] | None, _a("two numbers with a decimal point, like [1.0, 2.0]", _is_pair_of(float))
+    list[float] | None, _a("two numbers with a decimal point, like [1.0, 2.0]", _is_pair_of(float), _pair_of(float))
 ]
 Resolution: TypeAlias = Annotated[
     int | list[int] | None,
     _a(
         "a whole number or two of them, like 512 or [512, 768]",
         lambda value: isinstance(value, int) or _is_pair_of(int)(value),
+        int | _pair_of(int),
     ),
 ]
 

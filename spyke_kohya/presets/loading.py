@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -91,6 +92,11 @@ def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
     )
 
 
+def load_document(name: str, path: Path, document: Document, root: Path) -> Loaded:
+    """Load a training preset that is known as a document, as a run's record holds it, and not as a file."""
+    return _load_training(name, _File(path), document, root)
+
+
 def find_preset(name: str, root: Path) -> Path:
     """The file that ``name`` means: a path where it looks like one, else ``presets/NAME.toml``."""
     given = Path(expand_tilde(name))
@@ -158,6 +164,9 @@ def _read(name: str, root: Path, *, is_preset_file: bool, named_by: str = "") ->
     path = find_preset(name, root)
     where = named_by or shown_path(path, root)
     try:
+        if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            message = "it is a pipe or a device, which may never end"
+            return _File(path, findings=[error("schema.unreadable", where, message, "name a preset file")])
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         return _File(path, findings=[_no_such_preset(name, path, root, where)])
@@ -203,7 +212,8 @@ def _broken(fault: Exception, path: Path, where: str) -> Finding:
 
 
 def _is_training(document: Document) -> bool:
-    return bool(document.keys() & {"train_network", "dataset", "launch", "expect"})
+    tables = {"train_network", "dataset", "launch", "expect", "evaluate", "samples", "deploy"}
+    return bool(document.keys() & tables)
 
 
 def shown_path(path: Path, root: Path) -> str:

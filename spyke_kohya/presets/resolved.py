@@ -106,16 +106,15 @@ def _given_options(options: Mapping[str, object]) -> tuple[dict[str, Any], list[
     if merged.get("caption_extention") is not None:
         merged["caption_extension"] = merged["caption_extention"]
     findings = []
-    for name, kind in (("resolution", int), ("face_crop_aug_range", float)):
+    for name, kind, code in (
+        ("resolution", int, "dataset.resolution"),
+        ("face_crop_aug_range", float, "dataset.face-crop-aug-range"),
+    ):
         try:
             merged[name] = _numbers_of(merged.get(name), kind)
         except ValueError:
             message = f"{merged[name]!r} is neither a size nor width,height"
-            findings.append(
-                error(
-                    f"dataset.{name.replace('_', '-')}", f"[train_network] {name}", message, 'write "512" or "512,768"'
-                )
-            )
+            findings.append(error(code, f"[train_network] {name}", message, 'write "512" or "512,768"'))
             merged[name] = None
     return {_CONFIG_NAMES.get(name, name): value for name, value in merged.items()}, findings
 

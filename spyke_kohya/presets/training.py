@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from spyke_kohya.engine.options import RESERVED, OptionValue, check_option, parser_defaults
+from spyke_kohya.engine.options import RESERVED, OptionFault, OptionValue, check_option, parser_defaults
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding, error, errors_in
 
@@ -49,6 +49,60 @@ class Expect(BaseModel):
     """The trigger word that every training caption starts with."""
 
 
+class Evaluate(BaseModel):
+    """What `spyke-kohya evaluate` measures the run's checkpoints on."""
+
+    model_config = _STRICT
+
+    heldout_dir: Annotated[str, Field(min_length=1)] | None = None
+    """A folder of captioned pictures that are never trained on: `spyke-kohya holdout` sets some aside."""
+
+
+class Samples(BaseModel):
+    """The grid of pictures that `spyke-kohya samples` renders: checkpoints x prompts x strengths, always alike."""
+
+    model_config = _STRICT
+
+    prompts: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """Prompts by the label that stands above their pictures."""
+
+    negative: str = ""
+    """What no picture should show."""
+
+    seed: Annotated[int, Field(ge=0)] = 1
+    """The seed of every picture, so that only the checkpoint and the prompt differ."""
+
+    strengths: Annotated[list[float], Field(min_length=1)] = [1.0]
+    """How strongly each LoRA is applied; each strength is a column of its own."""
+
+    width: Annotated[int, Field(ge=64, multiple_of=8)] = 512
+    """Pixels across."""
+
+    height: Annotated[int, Field(ge=64, multiple_of=8)] = 512
+    """Pixels down."""
+
+    steps: Annotated[int, Field(ge=1)] = 25
+    """Denoising steps a picture."""
+
+    scale: Annotated[float, Field(gt=0)] = 7.0
+    """Classifier-free guidance."""
+
+    sampler: str = "euler_a"
+    """A sampler of sd-scripts' gen_img.py."""
+
+
+class Deploy(BaseModel):
+    """Where `deploy` puts the chosen checkpoint, if the command doesn't say."""
+
+    model_config = _STRICT
+
+    to: Annotated[str, Field(min_length=1)]
+    """The directory of ComfyUI, A1111 or Forge."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$")] | None = None
+    """The LoRA's name there, without .safetensors; else the output_name."""
+
+
 def _as_given(value: object) -> object:
     if not isinstance(value, dict):
         raise ValueError("expected a table of train_network.py options")
@@ -68,6 +122,15 @@ class TrainingPreset(BaseModel):
 
     expect: Expect = Expect()
     """What you planned."""
+
+    evaluate: Evaluate = Evaluate()
+    """What `spyke-kohya evaluate` measures the run's checkpoints on."""
+
+    samples: Samples = Samples()
+    """The pictures that `spyke-kohya samples` renders."""
+
+    deploy: Deploy | None = None
+    """Where the chosen checkpoint goes."""
 
     train_network: Annotated[dict[str, Any], BeforeValidator(_as_given)]
     """train_network.py's own options, by their own names."""
@@ -103,6 +166,14 @@ def sound_options(table: object) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in RESERVED and not check_option(name, value)}
 
 
+_FAULT_CODES: Mapping[OptionFault, str] = {
+    "unknown-key": "schema.unknown-key",
+    "wrong-type": "schema.wrong-type",
+    "bad-choice": "schema.bad-choice",
+    "unsafe-value": "schema.unsafe-value",
+}
+
+
 def check_train_network(options: Mapping[str, object], where: str) -> list[Finding]:
     """Everything wrong with ``[train_network]``: names, types, choices, and what the launcher keeps to itself."""
     findings = []
@@ -113,7 +184,7 @@ def check_train_network(options: Mapping[str, object], where: str) -> list[Findi
             findings.append(error("schema.reserved-option", place, message, RESERVED[name]))
         elif fault := check_option(name, value):
             kind, message = fault
-            findings.append(error(f"schema.{kind}", place, message, "correct it, or remove the key"))
+            findings.append(error(_FAULT_CODES[kind], place, message, "correct it, or remove the key"))
     return findings + [
         error(
             "schema.missing-key",
@@ -134,7 +205,14 @@ REQUIRED: Mapping[str, str] = {
 }
 
 
-_TABLES: Mapping[str, type[BaseModel]] = {"": TrainingPreset, "launch": Launch, "expect": Expect}
+_TABLES: Mapping[str, type[BaseModel]] = {
+    "": TrainingPreset,
+    "launch": Launch,
+    "expect": Expect,
+    "evaluate": Evaluate,
+    "samples": Samples,
+    "deploy": Deploy,
+}
 
 
 def _finding_of(fault: ErrorDetails, where: str) -> Finding:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
 from spyke_kohya.engine.filenames import CheckpointKind, FileName, parse_file_name
 from spyke_kohya.errors import UsageError
 from spyke_kohya.rank.facts import Facts, facts_from_metadata, steps_in
+from spyke_kohya.rank.result import Candidate
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,22 @@ def _names(checkpoints: Iterable[Checkpoint]) -> list[str]:
 def place(checkpoints: Iterable[Checkpoint], steps_per_epoch: int | None, last_step: int | None) -> list[Checkpoint]:
     """The checkpoints with a step where only the name's epoch, or being the final one, tells (``--no_metadata``)."""
     return [_placed(one, steps_per_epoch, last_step) for one in checkpoints]
+
+
+def one_per_step(checkpoints: Iterable[Checkpoint]) -> list[Candidate]:
+    """One candidate a step: the last step's file is the final one, any other's the step's own."""
+    by_step: dict[int, list[Checkpoint]] = {}
+    for one in checkpoints:
+        if one.readable and one.step is not None:
+            by_step.setdefault(one.step, []).append(one)
+    last = max(by_step, default=0)
+    return [_first_of(twins, final_first=step == last) for step, twins in sorted(by_step.items())]
+
+
+def _first_of(twins: list[Checkpoint], *, final_first: bool) -> Candidate:
+    kinds = ("final", "step", "epoch") if final_first else ("step", "epoch", "final")
+    files = [twin.file for kind in kinds for twin in twins if twin.kind == kind]
+    return Candidate(twins[0].step or 0, files[0], tuple(files[1:]))
 
 
 def _placed(checkpoint: Checkpoint, steps_per_epoch: int | None, last_step: int | None) -> Checkpoint:

@@ -20,6 +20,9 @@ class Facts:
     micro_batches_per_step: int | None = None
     batch_size: int | None = None
     min_snr_gamma: float | None = None
+    clip_skip: int | None = None
+    v2: bool | None = None
+    v_parameterization: bool | None = None
 
     def or_else(self, other: Facts) -> Facts:
         """These facts, with ``other``'s where these are unknown."""
@@ -48,6 +51,9 @@ def facts_from_metadata(metadata: Mapping[str, str]) -> Facts:
         micro_batches_per_step=_count(metadata.get("ss_gradient_accumulation_steps")),
         batch_size=_smallest_batch(metadata.get("ss_datasets")),
         min_snr_gamma=_number(metadata.get("ss_min_snr_gamma")),
+        clip_skip=_count(metadata.get("ss_clip_skip")),
+        v2={"True": True, "False": False}.get(metadata.get("ss_v2", "")),
+        v_parameterization={"v": True, "epsilon": False}.get(metadata.get("modelspec.prediction_type", "")),
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from spyke_kohya.engine.console import ConsoleParser
-from spyke_kohya.engine.events import Event, Header, Step
-from spyke_kohya.engine.tfevents import losses_from_events
+from spyke_kohya.engine.events import CheckpointAnnounced, Event, Header, Step
+from spyke_kohya.engine.tfevents import find_event_files, losses_from_events
 from spyke_kohya.errors import NothingToRank, UsageError
 from spyke_kohya.rank.losses import LossCurve, curve_of, read_losses_csv
 
@@ -18,10 +18,12 @@ CHUNK_BYTES = 1 << 20
 
 
 def read_losses(path: Path) -> LossCurve:
-    """Losses from a CSV file, an event file, or else a saved console, told apart by name.
+    """Losses from a CSV file, an event file, a folder of event files, or else a saved console, told apart by name.
 
     Raises UsageError when there is no such file, NothingToRank or EngineError when it holds no usable losses.
     """
+    if path.is_dir() and (events := find_event_files(path)):
+        return curve_from_events(events)
     if not path.is_file():
         raise UsageError("no such file", where=str(path), remedy="give the file that holds the losses")
     if path.suffix.lower() == ".csv":
@@ -38,6 +40,8 @@ def curve_from_console(path: Path) -> LossCurve:
     header = next((event for event in events if isinstance(event, Header)), None)
     averages = [event.avr_loss for event in steps]
     curve = curve_of(_ascending([step.step for step in steps], path), averages, None, source=str(path))
+    saved = {event.step for event in events if isinstance(event, CheckpointAnnounced)}
+    curve = replace(curve, saved_steps=tuple(sorted(saved & set(curve.steps.tolist()))))
     if header is None:
         return curve
     return replace(

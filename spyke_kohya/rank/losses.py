@@ -34,7 +34,8 @@ class LossCurve:
 
     ``loss`` (n,), where known, is each step's own loss (the mean of its micro-batches), nan where unknown.
     ``window`` is the number of micro-batches that avr_loss covers at most: those of one epoch. ``diverged_step`` is
-    the first step whose loss was recorded as nan or infinite.
+    the first step whose loss was recorded as nan or infinite. ``saved_steps`` are those at which a checkpoint was
+    saved, where the record itself says so.
     """
 
     steps: IntArray
@@ -46,6 +47,7 @@ class LossCurve:
     min_snr_gamma: float | None = None
     diverged_step: int | None = None
     source: str = ""
+    saved_steps: tuple[int, ...] = ()
 
     @property
     def last_step(self) -> int:
@@ -82,6 +84,11 @@ class LossCurve:
             return None
         return float(self.avr_loss[at])
 
+    def averages_at(self, steps: Iterable[int]) -> dict[int, float]:
+        """avr_loss at those of the steps at which it is known."""
+        found = {step: self.average_at(step) for step in steps}
+        return {step: average for step, average in found.items() if average is not None}
+
     def contiguous_losses(self) -> FloatArray | None:
         """Every step's own loss from the first step to the last, or None when one is missing."""
         if self.loss is None or len(self.steps) == 0 or not np.isfinite(self.loss).all():
@@ -104,7 +111,8 @@ def read_losses_csv(path: Path) -> LossCurve:
 
     Columns are ``step`` and at least one of ``avr_loss`` (or ``loss_average``; ``avr_loss_W460`` names its window) and
     ``loss`` (or ``loss_current``); others are ignored and an empty cell is unknown. Lines starting with ``#`` are
-    comments, and "460 batches/epoch" in one names the window. In tracker columns a step may repeat: those are the
+    comments, and "460 batches/epoch" in one names the window.
+    A last line that is still being written is left out. In tracker columns a step may repeat: those are the
     micro-batches of gradient accumulation. Raises UsageError when there is no such file, NothingToRank with the line
     numbers when its content can't be used.
     """
@@ -191,11 +199,19 @@ def _read_table(path: Path) -> _Table:
         raise NothingToRank("no losses here: the file has no rows", where=str(path))
     rows = list(csv.reader(line for _, line in data))
     header = [name.strip().lower() for name in rows[0]]
+    if not text.endswith("\n") and len(rows) > 2 and _is_cut(rows[-1], header):
+        del rows[-1], data[-1]
     lines = [number for number, _ in data[1:]]
     uneven = [(line, len(row)) for line, row in zip(lines, rows[1:], strict=True) if len(row) != len(header)]
     _refuse(path, (f"line {line}: {cells} cells, not {len(header)}" for line, cells in uneven))
     named = _WINDOW_COMMENT.search("\n".join(comments))
     return _Table(header, rows[1:], lines, int(named[1]) if named else None)
+
+
+def _is_cut(row: list[str], header: list[str]) -> bool:
+    """Whether a last row without a line end was still being written: cells are missing, or one is half a number."""
+    known = [cell.strip() for cell, name in zip(row, header, strict=False) if name == "step" or "loss" in name]
+    return len(row) != len(header) or not all(_reads(cell, float) for cell in known)
 
 
 def _average_column(header: list[str]) -> tuple[int | None, int | None]:

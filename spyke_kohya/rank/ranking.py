@@ -16,7 +16,7 @@ import numpy as np
 
 from spyke_kohya.errors import NothingToRank, UsageError
 from spyke_kohya.rank.losses import LossCurve
-from spyke_kohya.rank.result import Block, Candidate, Ranking, Rise, Role, Row, SigmaSource, Trial
+from spyke_kohya.rank.result import Block, Candidate, Measure, Ranking, Rise, Role, Row, SigmaSource, Trial
 from spyke_kohya.rank.ties import Noise
 from spyke_kohya.rank.verdict import notes_on, verdict_on
 from spyke_kohya.rank.windows import (
@@ -48,9 +48,16 @@ class Sigma:
     cv: float | None
 
 
-def rank(curve: LossCurve, candidates: Iterable[Candidate], *, unreadable: Sequence[tuple[Path, str]] = ()) -> Ranking:
+def rank(
+    curve: LossCurve,
+    candidates: Iterable[Candidate],
+    *,
+    unreadable: Sequence[tuple[Path, str]] = (),
+    by: Measure = "avr_loss",
+) -> Ranking:
     """Rank checkpoints by the avr_loss at exactly their step, lowest first; of equal ones the earlier.
 
+    ``by`` "loss" ranks by the mean of the per-step losses around each step, which does not lag behind the weights.
     Without a window the median save spacing stands in for it: shorter than the real one, it overstates the noise.
     Raises NothingToRank when no checkpoint has a loss, UsageError when there are more than 400.
     """
@@ -60,7 +67,7 @@ def rank(curve: LossCurve, candidates: Iterable[Candidate], *, unreadable: Seque
     ranked = [one for one in listed if one.step not in not_ranked]
     if not ranked:
         raise _nothing(curve, not_ranked)
-    judged = _judge(curve.before_divergence(), ranked)
+    judged = _judge(curve.before_divergence(), ranked, by)
     final = [one for one in listed if curve.diverged_step is None or one.step < curve.diverged_step][-1]
     told = replace(
         judged,
@@ -125,20 +132,26 @@ def _average(curve: LossCurve, step: int) -> float | None:
     return float(window_means(losses, before, bounds)[0]) if bounds[0][0] >= before else None
 
 
-def _judge(curve: LossCurve, ranked: list[Candidate]) -> Ranking:
+def _judge(curve: LossCurve, ranked: list[Candidate], by: Measure) -> Ranking:
     steps = np.array([one.step for one in ranked], dtype=np.int64)
     averages = np.array([_average(curve, one.step) for one in ranked], dtype=np.float64)
     assumed = None if curve.window else _spacing(steps) * curve.micro_batches_per_step
     window = curve.window or assumed or 1
     ends = micro_batches_at(steps, window, curve.micro_batches_per_step)
     regime = regime_of(ends, window) if curve.window else "unknown"
-    noise = Noise(overlap_cov(trailing_bounds(ends, window)))
     sigma = noise_of(curve, float(averages.mean()))
-    p = noise.tied_p(averages, sigma.value)
+    width = window if regime != "cumulative" else _spacing(steps) * curve.micro_batches_per_step
+    around = _around(curve, steps, width)
+    centred = [None] * len(steps) if around is None else around.means.tolist()
+    if by == "avr_loss":
+        noise, values = Noise(overlap_cov(trailing_bounds(ends, window))), averages
+    else:
+        known = _known_around(around, curve)
+        noise, values, regime = known.noise, known.means, "centred"
+    p = noise.tied_p(values, sigma.value)
     tied = (p > TIED_ABOVE) | (regime == "cumulative")
-    centred, rise = _around(curve, steps, window, sigma.value)
     errors = sigma.value * np.sqrt(np.diag(noise.cov))
-    order = np.lexsort((steps, averages))
+    order = np.lexsort((steps, values))
     lowest = steps[order[0]]
     rows = tuple(
         Row(place, ranked[i], float(averages[i]), float(errors[i]), bool(tied[i]), float(p[i]), centred[i])
@@ -153,10 +166,12 @@ def _judge(curve: LossCurve, ranked: list[Candidate]) -> Ranking:
         sigma=sigma.value,
         sigma_source=sigma.source,
         assumed_cv=sigma.cv,
-        flat_p=noise.flat_p(averages, sigma.value),
-        sensitivity=_sensitivity(noise, curve, steps, averages) if sigma.cv else {},
+        flat_p=noise.flat_p(values, sigma.value),
+        sensitivity=_sensitivity(noise, curve, steps, values) if sigma.cv else {},
+        by=by,
+        width=width if by == "loss" else None,
         onset_step=next((int(s) for s, held in zip(steps, tied, strict=True) if s > lowest and not held), None),
-        rise=rise,
+        rise=around.rise(steps, sigma.value) if around else None,
         blocks=_blocks(steps, ends, averages, sigma.value) if regime == "cumulative" else (),
         source=curve.source,
     )
@@ -174,20 +189,41 @@ def _sensitivity(noise: Noise, curve: LossCurve, steps: IntArray, averages: Floa
     return {cv: tuple(int(step) for step in steps[held]) for cv, held in tied.items()}
 
 
-def _around(curve: LossCurve, steps: IntArray, window: int, sigma: float) -> tuple[list[float | None], Rise | None]:
-    """The mean loss of one window centred on each step, and the rise among them that chance doesn't explain."""
+@dataclass(frozen=True, eq=False)
+class Around:
+    """The mean (k,) of the per-step losses around each step; ``noise`` is in units of a micro-batch's variance."""
+
+    means: FloatArray
+    noise: Noise
+
+    def rise(self, steps: IntArray, sigma: float) -> Rise | None:
+        """The largest rise from an earlier to a later step, where chance doesn't explain it."""
+        largest = self.noise.largest_rise(self.means, sigma)
+        if largest is None or largest[2] >= RISE_BELOW:
+            return None
+        i, j, p = largest
+        return Rise(int(steps[i]), int(steps[j]), p)
+
+
+def _around(curve: LossCurve, steps: IntArray, width: int) -> Around | None:
+    """Means over ``width`` micro-batches centred on each step, one-sided at the ends; None without per-step losses."""
     losses = curve.contiguous_losses()
     if losses is None:
-        return [None] * len(steps), None
+        return None
     before = int(curve.steps[0]) - 1
-    bounds = centred_bounds(steps, max(1, window // curve.micro_batches_per_step), before, curve.last_step)
-    means = window_means(losses, before, bounds)
-    per_step = sigma / math.sqrt(curve.micro_batches_per_step)
-    largest = Noise(overlap_cov(bounds)).largest_rise(means, per_step)
-    if largest is None or largest[2] >= RISE_BELOW:
-        return [float(mean) for mean in means], None
-    i, j, p = largest
-    return [float(mean) for mean in means], Rise(int(steps[i]), int(steps[j]), p)
+    bounds = centred_bounds(steps, max(1, width // curve.micro_batches_per_step), before, curve.last_step)
+    covariance = overlap_cov(bounds) / curve.micro_batches_per_step
+    return Around(window_means(losses, before, bounds), Noise(covariance))
+
+
+def _known_around(around: Around | None, curve: LossCurve) -> Around:
+    if around is None:
+        raise NothingToRank(
+            "the loss of every single step is not on record here",
+            where=curve.source,
+            remedy="rank with --by avr_loss, or from the TensorBoard folder of the training",
+        )
+    return around
 
 
 def _blocks(steps: IntArray, ends: IntArray, averages: FloatArray, sigma: float) -> tuple[Block, ...]:

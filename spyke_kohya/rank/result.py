@@ -11,6 +11,8 @@ from spyke_kohya.rank.windows import Regime
 
 Role = Literal["candidate", "fallback", "baseline", "early"]
 SigmaSource = Literal["per-step losses", "assumed"]
+Measure = Literal["avr_loss", "loss"]
+"""What is ranked by: the average that sd-scripts shows, or the mean of the per-step losses around each step."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Ranking:
     ``window`` is in micro-batches; None when unknown, and then ``assumed_window`` was used. ``sigma`` is the standard
     deviation of one micro-batch's loss. ``assumed_cv`` is its ratio to the mean loss at batch size 1, None when sigma
     was estimated; ``sensitivity`` maps such a ratio to the tied steps under it. ``onset_step`` is the first checkpoint
-    after the minimum that is not tied.
+    after the minimum that is not tied. ``by`` "loss" ranks by ``centred_loss``, over ``width`` micro-batches.
     """
 
     rows: tuple[Row, ...]
@@ -87,6 +89,8 @@ class Ranking:
     flat_p: float | None
     sensitivity: dict[float, tuple[int, ...]]
     onset_step: int | None
+    by: Measure = "avr_loss"
+    width: int | None = None
     test_order: tuple[Trial, ...] = ()
     rise: Rise | None = None
     blocks: tuple[Block, ...] = ()
@@ -109,6 +113,10 @@ class Ranking:
     def tied_steps(self) -> tuple[int, ...]:
         return tuple(row.step for row in self.by_step if row.tied)
 
+    def value_of(self, row: Row) -> float:
+        """What the row is ranked by."""
+        return row.avr_loss if self.by == "avr_loss" or row.centred_loss is None else row.centred_loss
+
     @property
     def final_step(self) -> int:
         """The last checkpoint that is tried."""
@@ -116,7 +124,9 @@ class Ranking:
 
     @property
     def lag_steps(self) -> float:
-        """How many steps older than the checkpoint the weights are, on average, that its avr_loss describes."""
+        """How many steps older than the checkpoint the weights are, on average, that it is ranked by."""
+        if self.by == "loss":
+            return 0.0
         return (self.window or self.assumed_window or 0) / 2 / self.micro_batches_per_step
 
     @property
@@ -127,6 +137,7 @@ class Ranking:
     def to_dict(self) -> dict[str, Any]:
         """The JSON shape of ``rank --json``; files by name, numbers that are not finite as null."""
         return {
+            "by": self.by,
             "window": self.window,
             "regime": self.regime,
             "ranking": [_row_dict(row) for row in self.rows],

@@ -12,7 +12,7 @@ CANNOT = "training loss cannot show generalisation"
 def verdict_on(ranking: Ranking) -> str:
     """One sentence for a person. A training loss never demonstrates a winner; "weak" is the most it can be."""
     sentence = f"{_finding(ranking)}; {CANNOT}."
-    if ranking.window is None and len(ranking.rows) > 1:
+    if ranking.window is None and ranking.by == "avr_loss" and len(ranking.rows) > 1:
         sentence = f"with the window of avr_loss unknown ({ranking.assumed_window} batches assumed), {sentence}"
     if ranking.diverged_step is not None:
         sentence = f"training diverged at step {ranking.diverged_step} (loss is not a number); before that, {sentence}"
@@ -41,9 +41,11 @@ def listed(steps: Iterable[int], conjunction: str = "and") -> str:
 
 def _finding(ranking: Ranking) -> str:
     best, count, tied = ranking.minimum, len(ranking.rows), ranking.tied_steps
-    lowest = f"step {best.step} has the lowest avr_loss ({best.avr_loss:.4g})"
+    name = "avr_loss" if ranking.by == "avr_loss" else "mean loss around it"
+    lowest = f"step {best.step} has the lowest {name} ({ranking.value_of(best):.4g})"
     if count == 1:
-        return f"step {best.step} is the only checkpoint to rank (avr_loss {best.avr_loss:.4g}), no demonstrated winner"
+        only = f"step {best.step} is the only checkpoint to rank ({name} {ranking.value_of(best):.4g})"
+        return f"{only}, no demonstrated winner"
     if ranking.regime == "cumulative":
         return (
             f"avr_loss is a mean over all steps since the first (its window of {ranking.window} batches never filled), "
@@ -76,6 +78,11 @@ def _about_divergence(ranking: Ranking) -> str:
 
 
 def _about_averages(ranking: Ranking) -> str:
+    if ranking.regime == "centred":
+        return (
+            f"Each value is the mean of {ranking.width} losses around its step, of those before it alone at the final "
+            "one: it does not lag behind the weights."
+        )
     if ranking.regime == "unknown":
         return (
             f"The number of batches per epoch is not on record; {ranking.assumed_window}, the save spacing, was taken, "
@@ -132,7 +139,7 @@ def _about_order(ranking: Ranking) -> str:
         else f" The final checkpoint is the {final.role} itself, so no baseline is named."
     )
     return (
-        f"The test order is the U-curve rule (lowest avr_loss, next lowest, final).{same} On 57 public trainings with "
+        f"The test order is the U-curve rule (lowest, next lowest, final).{same} On 57 public trainings with "
         f"a held-out loss its choice was worse than the average checkpoint in 91 %. {beside}"
     )
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 Bounds = tuple[IntArray, IntArray]
-Regime = Literal["cumulative", "rolling", "mixed", "unknown"]
+Regime = Literal["cumulative", "rolling", "mixed", "unknown", "centred"]
 
 
 def micro_batches_at(steps: ArrayLike, window: int, per_step: int) -> IntArray:

@@ -39,16 +39,21 @@ def fault_text(fault: SpykeError) -> str:
 def _block(finding: Finding) -> str:
     return "\n".join(
         [
-            f"{finding.severity}: {finding.where}  [{finding.code}]",
+            f"{finding.severity}: {_printable(finding.where)}  [{finding.code}]",
             _wrapped(finding.message, "  ", "  "),
             _wrapped(finding.remedy, "  do: ", "      "),
         ]
     )
 
 
+def _printable(text: str) -> str:
+    """Control characters, which a file's name can hold, written out: they would move a terminal's cursor."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def _wrapped(text: str, first: str, rest: str) -> str:
     return textwrap.fill(
-        text,
+        _printable(text),
         _WIDTH,
         initial_indent=first,
         subsequent_indent=rest,

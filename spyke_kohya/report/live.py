@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import PurePath
@@ -117,3 +118,29 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class ProgressLine:
+    """The progress of a program in one line that is redrawn on a terminal, and told every half minute elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._told_at = -_PLAIN_EVERY_S
+        self._width = 0
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._width:
+            self._stream.write("\n")
+
+    def show(self, text: str) -> None:
+        """Show the text in the place of the last one."""
+        if self._stream.isatty():
+            self._stream.write(f"\r{text:<{self._width}}")
+            self._width = max(len(text), 1)
+        elif time.monotonic() - self._told_at > _PLAIN_EVERY_S:
+            self._stream.write(f"{text}\n")
+            self._told_at = time.monotonic()
+        self._stream.flush()

@@ -61,7 +61,8 @@ def loss_chart(curve: LossCurve, ranking: Ranking, width: int = 80, height: int 
 def _counted(ranking: Ranking) -> str:
     count = len(ranking.rows)
     covers = f"{ranking.regime}, {ranking.window} batches" if ranking.window else "of an unknown window"
-    return f"{count} checkpoint{'s' * (count > 1)} by avr_loss ({covers})"
+    by = f"avr_loss ({covers})" if ranking.by == "avr_loss" else f"the loss around them ({ranking.width} batches)"
+    return f"{count} checkpoint{'s' * (count > 1)} by {by}"
 
 
 def _checkpoint_table(ranking: Ranking) -> Table:

@@ -23,6 +23,7 @@ from spyke_kohya.engine.filenames import step_file
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.engine.schedule import Checkpoint, Saving, checkpoints
 from spyke_kohya.engine.targets import Target
+from spyke_kohya.findings import Finding
 from spyke_kohya.plan import Plan, saving_of
 from spyke_kohya.presets.loading import Loaded
 from spyke_kohya.run.checkpoints import SavedCheckpoint
@@ -65,6 +66,7 @@ class Launch:
     """One run, ready to start. ``files`` maps the names of files in the run directory to their content.
 
     ``identity`` holds the hashes of all that the run depends on; ``segment`` is None but for a resumed run.
+    ``findings`` are those that it is started in spite of.
     """
 
     preset: Loaded
@@ -77,6 +79,7 @@ class Launch:
     root: Path
     identity: Mapping[str, str] = field(default_factory=dict)
     segment: Segment | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def output_dir(self) -> Path:

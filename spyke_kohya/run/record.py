@@ -20,6 +20,7 @@ from typing import Any
 from spyke_kohya import __version__
 from spyke_kohya.engine.events import Event
 from spyke_kohya.engine.packages import recorded_versions
+from spyke_kohya.plan import explain
 from spyke_kohya.run.checkpoints import SavedCheckpoint
 from spyke_kohya.run.launch import Launch
 from spyke_kohya.run.processes import mark_of
@@ -135,12 +136,21 @@ def _first_record(launch: Launch) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "prepared",
-        "preset": {"name": launch.preset.name, "path": str(launch.preset.path), "sha256": _sha256(launch.preset.text)},
+        "preset": {
+            "name": launch.preset.name,
+            "path": str(launch.preset.path),
+            "sha256": _sha256(launch.preset.text),
+            "document": preset.model_dump(exclude_none=True),
+        },
         "dataset": {"path": str(launch.preset.dataset_path), "sha256": _sha256(launch.preset.dataset_text)},
         "output_name": preset.options["output_name"],
+        "evaluate": preset.evaluate.model_dump(),
+        "samples": preset.samples.model_dump(),
         "target": launch.target,
         "settings": {name: value for name, value in effective.items() if value is not None},
         "plan": launch.plan.to_dict(),
+        "explained": explain(launch.plan),
+        "findings": [finding.to_dict() for finding in launch.findings],
         "argv": list(launch.command.argv),
         "env": dict(launch.command.env),
         "env_removed": list(launch.command.env_removed),

@@ -52,6 +52,11 @@ class RunDirectory:
         return self.path / "console.log"
 
     @property
+    def lock(self) -> Path:
+        """The lock that a run was held to, where it was."""
+        return self.path / "lock.json"
+
+    @property
     def losses(self) -> Path:
         return self.path / "losses.csv"
 
@@ -72,6 +77,26 @@ class RunDirectory:
     def segment(self) -> Path:
         """Where sd-scripts puts what a resumed run saves: its step numbers start anew."""
         return self.path / "segment"
+
+    @property
+    def evaluation(self) -> Path:
+        """Every loss that `evaluate` measured, a row each."""
+        return self.path / "evaluate.csv"
+
+    @property
+    def evaluation_request(self) -> Path:
+        """What was measured, on which pictures and how."""
+        return self.path / "evaluate.json"
+
+    @property
+    def samples(self) -> Path:
+        """The pictures that `samples` rendered."""
+        return self.path / "samples"
+
+    @property
+    def contact_sheet(self) -> Path:
+        """The pictures that `samples` rendered, side by side."""
+        return self.path / "samples.png"
 
     @property
     def output_dir(self) -> Path:

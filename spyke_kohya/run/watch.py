@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from spyke_kohya.engine.events import (
     CheckpointAnnounced,
@@ -16,14 +17,26 @@ from spyke_kohya.engine.events import (
     Step,
 )
 from spyke_kohya.engine.targets import Target
-from spyke_kohya.plan import Plan
+
+
+class Planned(Protocol):
+    """The numbers of a plan that the engine's header has too."""
+
+    @property
+    def num_train_images(self) -> int: ...
+    @property
+    def num_reg_images(self) -> int: ...
+    @property
+    def batches_per_epoch(self) -> int: ...
+    @property
+    def total_steps(self) -> int: ...
 
 
 @dataclass
 class Watch:
     """Folds the console's events. ``take`` returns a reason to stop at once, or None."""
 
-    plan: Plan
+    plan: Planned
     target: Target
     device: str = ""
     header: Header | None = None

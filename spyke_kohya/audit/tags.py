@@ -1,0 +1,50 @@
+"""The tags of captions: which there are, how often, and which are in all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from spyke_kohya.scan import Caption, Scan
+
+_FEW = 3
+
+
+@dataclass(frozen=True)
+class TagTable:
+    """The tags of one folder, the most frequent first, each with the number of its captions."""
+
+    folder: str
+    captions: int
+    tags: tuple[tuple[str, int], ...]
+
+
+def tags_of(text: str, separator: str) -> list[str]:
+    """The tags of a caption, each once, in its order."""
+    parts = text.split(separator) if separator else [text]
+    return list(dict.fromkeys(tag for part in parts if (tag := part.strip())))
+
+
+def tags_in_all(texts: Sequence[str], separator: str) -> list[str]:
+    """The tags that every text has, in the order of the first; none where there are too few texts to say so."""
+    if len(texts) < _FEW:
+        return []
+    counted = _counted(texts, separator)
+    return [tag for tag in tags_of(texts[0], separator) if counted[tag] == len(texts)]
+
+
+def tag_tables(scan: Scan, captions: Iterable[Caption]) -> list[TagTable]:
+    """A table of every folder. ``captions`` are as ``read_captions`` gives them, in the order of the scan's images."""
+    remaining = iter(captions)
+    tables = {}
+    for dataset in scan.datasets:
+        for subset in dataset.subsets:
+            texts = [caption.text for _, caption in zip(subset.images, remaining, strict=False) if not caption.problem]
+            counted = _counted(texts, subset.subset.caption_separator)
+            tables[subset.folder] = TagTable(subset.folder, len(texts), tuple(counted.most_common()))
+    return list(tables.values())
+
+
+def _counted(texts: Iterable[str], separator: str) -> Counter[str]:
+    return Counter(tag for text in texts for tag in tags_of(text, separator))

@@ -1,0 +1,193 @@
+"""What ``programs/evaluate.py`` is asked, and which of the rows already measured still answer it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spyke_kohya.engine.release import Engine
+from spyke_kohya.errors import EngineError, PresetError
+from spyke_kohya.evaluate.pictures import Picture
+from spyke_kohya.evaluate.subject import Subject
+from spyke_kohya.rank.heldout_file import BASE, BASE_AGAIN, COLUMNS, Row, read_rows
+from spyke_kohya.rank.result import Candidate
+from spyke_kohya.run.rundir import RunDirectory
+
+SCHEMA_VERSION = 1
+SEED = 0
+REPLICATES = 1
+TIMESTEPS = 8
+QUICK_TIMESTEPS = 4
+NOISE_STEPS = 1000
+_CHUNK_BYTES = 1 << 22
+
+# What every loss depends on; a row measured under other settings answers another question.
+_SETTINGS = (
+    *("base", "base_bytes", "vae", "v2", "v_parameterization", "zero_terminal_snr", "clip_skip", "max_token_length"),
+    *("tokenizer_cache_dir", "seed", "device", "engine_commit"),
+)
+_PICTURE = ("sha256", "bucket", "resized", "interpolation", "caption", "role", "group")
+
+
+@dataclass(frozen=True)
+class Request:
+    """``document`` is the program's JSON; ``rows`` are those that needn't be measured again."""
+
+    document: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def forwards(self) -> int:
+        """U-Net predictions that are needed in all: checkpoints and twice the base, times pictures, times timesteps."""
+        return len(self._keys())
+
+    @property
+    def missing(self) -> int:
+        """How many of them are still to be made."""
+        return self.forwards - len({row.key for row in self.rows} & set(self._keys()))
+
+    def _keys(self) -> list[tuple[str, str, int, int]]:
+        document = self.document
+        return [
+            (checkpoint["name"], picture["name"], timestep, replicate)
+            for checkpoint in document["checkpoints"]
+            for picture in document["pictures"]
+            for timestep in document["timesteps"]
+            for replicate in range(document["replicates"])
+        ]
+
+
+def midpoints(count: int) -> list[int]:
+    """The middle timestep of each of ``count`` equal parts of 0 to 999."""
+    return [int((part + 0.5) * NOISE_STEPS / count) for part in range(count)]
+
+
+def make_request(subject: Subject, pictures: Sequence[Picture], engine: Engine, *, quick: bool = False) -> Request:
+    """What to measure: the base, every checkpoint, and the base once more, which shows the noise of the device.
+
+    Rows of ``evaluate.csv`` that were measured in the same way are kept. Raises EngineError for a network that isn't
+    sd-scripts' own LoRA, PresetError where the base model is gone.
+    """
+    settings = subject.settings
+    module = settings.get("network_module")
+    if module != "networks.lora":
+        raise EngineError(f"can't evaluate a {module} network", remedy="evaluate measures networks.lora alone")
+    if not subject.base.exists():
+        raise PresetError("the base model of this run is not there any more", where=str(subject.base))
+    run = subject.run
+    document: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "engine": str(engine.directory),
+        "engine_commit": engine.commit,
+        "base": str(subject.base),
+        "base_bytes": _size_bytes(subject.base),
+        "vae": _text(subject.path_in("vae")),
+        "v2": bool(settings.get("v2")),
+        "v_parameterization": bool(settings.get("v_parameterization")),
+        "zero_terminal_snr": bool(settings.get("zero_terminal_snr")),
+        "clip_skip": settings.get("clip_skip"),
+        "max_token_length": settings.get("max_token_length"),
+        "tokenizer_cache_dir": _text(subject.path_in("tokenizer_cache_dir")),
+        "checkpoints": [_base(BASE), *map(_checkpoint, subject.candidates), _base(BASE_AGAIN)],
+        "pictures": [picture.to_dict() for picture in pictures],
+        "timesteps": midpoints(QUICK_TIMESTEPS if quick else TIMESTEPS),
+        "replicates": REPLICATES,
+        "seed": SEED,
+        "device": subject.target,
+        "out": str(run.evaluation),
+    }
+    document = json.loads(json.dumps(document))  # as it will be read back, to be compared with what was asked before
+    known, rows = _measured(run, document)
+    return Request({**document, "known": known}, tuple(rows))
+
+
+def write_request(run: RunDirectory, request: Request) -> None:
+    """Put the request and the rows that still hold where the program finds them."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(row.cells() for row in request.rows)
+    run.write_text(run.evaluation, text.getvalue())
+    run.write_text(run.evaluation_request, json.dumps(request.document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _measured(run: RunDirectory, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Row]]:
+    """What identifies everything ever measured under these settings, and its rows that this request doesn't belie.
+
+    An evaluation under other settings is set aside under a number, for it was paid for.
+    """
+    now = {
+        "checkpoints": {entry["name"]: entry["sha256"] for entry in document["checkpoints"]},
+        "pictures": {entry["name"]: [entry[key] for key in _PICTURE] for entry in document["pictures"]},
+    }
+    before = _previous(run)
+    if before is None:
+        return now, []
+    if any(before.get(name) != document[name] for name in _SETTINGS):
+        _set_aside(run)
+        return now, []
+    known = {kind: {**before["known"][kind], **now[kind]} for kind in now}
+    holds = {
+        kind: {name for name, identity in known[kind].items() if before["known"][kind].get(name) == identity}
+        for kind in now
+    }
+    rows = [
+        row
+        for row in read_rows(run.evaluation)
+        if row.checkpoint in holds["checkpoints"] and row.image in holds["pictures"]
+    ]
+    return known, rows
+
+
+def _previous(run: RunDirectory) -> dict[str, Any] | None:
+    if not (run.evaluation.is_file() and run.evaluation_request.is_file()):
+        return None
+    try:
+        document = json.loads(run.evaluation_request.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    whole = isinstance(document, dict) and document.get("schema_version") == SCHEMA_VERSION
+    return document if whole else None
+
+
+def _set_aside(run: RunDirectory) -> None:
+    number = next(n for n in range(1, 10_000) if not run.evaluation.with_name(f"evaluate-{n}.csv").exists())
+    for file in (run.evaluation, run.evaluation_request):
+        file.rename(file.with_name(f"evaluate-{number}{file.suffix}"))
+
+
+def _base(name: str) -> dict[str, Any]:
+    return {"name": name, "path": None, "step": None, "sha256": None}
+
+
+def _checkpoint(candidate: Candidate) -> dict[str, Any]:
+    assert candidate.file is not None
+    return {
+        "name": candidate.file.name,
+        "path": str(candidate.file),
+        "step": candidate.step,
+        "sha256": _sha256(candidate.file),
+    }
+
+
+def _sha256(file: Path) -> str:
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def _size_bytes(base: Path) -> int:
+    files = [base] if base.is_file() else [file for file in base.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None

@@ -1,0 +1,125 @@
+"""One page about a training: a single file that needs no network, for any browser and any width.
+
+What is told comes from ``story.py``, the curves from ``chart.py``. Jinja escapes every value; beyond that the page's
+own content security policy lets no script run but its two, whose hashes it names, and nothing be loaded from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bokeh.resources import Resources
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from spyke_kohya.rank.result import Ranking
+from spyke_kohya.report.chart import heldout_chart, loss_chart
+from spyke_kohya.report.live import duration
+from spyke_kohya.report.story import Story
+
+_PAGE = files("spyke_kohya.report") / "page"
+_SAMPLE_PX, _SHEET_PX = 384, 2000
+
+
+def report_html(story: Story) -> str:
+    """The page as one text."""
+    bokeh, script = _bokeh(), _asset("page.js")
+    ranking = story.result.ranking if story.result else None
+    plan = story.table("plan")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # Bokeh's objects refer to earlier ones
+    return environment.from_string(_asset("report.html")).render(
+        story=story,
+        ranking=ranking,
+        status=story.record.get("status", ""),
+        reason=story.record.get("reason", ""),
+        explained=story.record.get("explained", []),
+        findings=story.record.get("findings", []),
+        cards=list(_cards(story, ranking)),
+        charts=_charts(story),
+        samples=[(path.name, _sample(path)) for path in story.samples if path.parent != story.folder],
+        sheet=next((_sample(path, _SHEET_PX) for path in story.samples if path.parent == story.folder), None),
+        against=list(_against(story)),
+        folders=[folder for dataset in plan.get("folders", []) for folder in dataset],
+        buckets=[bucket for dataset in plan.get("buckets", []) for bucket in dataset],
+        machine=list(_machine(story)),
+        policy=_policy(bokeh, script),
+        style=Markup(_asset("style.css")),  # our own files, no data
+        bokeh=Markup(bokeh),
+        script=Markup(script),
+    )
+
+
+def _asset(name: str) -> str:
+    return (_PAGE / name).read_text(encoding="utf-8")
+
+
+def _bokeh() -> str:
+    """BokehJS's base, from the installed package; what ends a script element in its strings is put otherwise."""
+    parts = Resources(mode="inline", components=["bokeh"], minified=True).js_raw
+    return "\n".join(parts).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _policy(*scripts: str) -> str:
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
+    )
+    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+
+
+def _charts(story: Story) -> dict[str, Any]:
+    result = story.result
+    return {
+        "loss": loss_chart(result.curve, result.ranking, story.resumes) if result else None,
+        "heldout": heldout_chart(story.heldout) if story.heldout else None,
+    }
+
+
+def _cards(story: Story, ranking: Ranking | None) -> Iterator[tuple[str, str]]:
+    result = story.table("result")
+    if story.steps_run is not None:
+        yield "steps", f"{story.steps_run:,}"
+    if result.get("duration_s") is not None:
+        yield "duration", duration(result["duration_s"])
+    if story.seconds_per_step is not None:
+        yield "seconds a step", f"{story.seconds_per_step:.3g}"
+    if ranking:
+        yield "lowest avr_loss", f"{ranking.minimum.avr_loss:.4g} at {ranking.minimum.step}"
+        yield "tied checkpoints", f"{len(ranking.tied_steps)} of {len(ranking.rows)}"
+    if story.test_order:
+        yield "look first at", f"step {story.test_order[0].candidate.step}"
+
+
+def _against(story: Story) -> Iterator[tuple[str, str, str]]:
+    plan, result = story.table("plan"), story.table("result")
+    if plan:
+        happened = story.steps_run
+        yield "steps", f"{plan['total_steps']:,}", "" if happened is None else f"{happened:,}"
+    if plan and result:
+        yield "checkpoints", str(len(plan.get("checkpoints", []))), str(len(result.get("checkpoints", [])))
+
+
+def _machine(story: Story) -> Iterator[tuple[str, str]]:
+    engine = story.table("engine")
+    if engine:
+        yield "sd-scripts", str(engine.get("commit") or engine.get("directory"))
+        yield from ((name, str(version)) for name, version in engine.get("packages", {}).items())
+    yield from ((name.replace("_", "-"), str(value)) for name, value in story.table("machine").items())
+    if story.record.get("target"):
+        yield "target", str(story.record["target"])
+
+
+def _sample(path: Path, most_px: int = _SAMPLE_PX) -> str:
+    """A picture as part of the page, small enough for many."""
+    small = io.BytesIO()
+    with Image.open(path) as image:
+        image.thumbnail((most_px, most_px))
+        image.convert("RGB").save(small, "WEBP", quality=82)
+    return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"

@@ -1,0 +1,140 @@
+"""``summary.md``: a training's record as Markdown, whole enough to be pasted into a project's notes unchanged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from spyke_kohya.rank.result import Ranking
+from spyke_kohya.report.live import duration
+from spyke_kohya.report.story import Story
+
+_MARKUP = re.compile(r"([\\`*{}\[\]<>|#]|(?<!\w)_|_(?!\w))")
+
+
+def summary_markdown(story: Story) -> str:
+    """The whole summary; every name and text in it is escaped."""
+    ranking = story.result.ranking if story.result else None
+    sections = [
+        [f"# {_text(story.title)}", "", _text(story.verdict)],
+        ["## Performance", "", *_performance(story)],
+        ["## Files", "", *_files(story, ranking)],
+        ["## Loss table", "", *_losses(ranking), *_heldout(story)],
+        ["## Decisions", "", *_decisions(story, ranking)],
+        ["## Deviations from the plan", "", *_listed(map(_text, story.deviations), "None.")],
+        ["## Issues met", "", *_listed(_issues(story), "None.")],
+        ["## Next tests, in order", "", *_next_tests(story)],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def _performance(story: Story) -> list[str]:
+    result, machine, engine = (story.table(name) for name in ("result", "machine", "engine"))
+    facts = {
+        "status": _text(_status(story)),
+        "started": _text(str(story.record.get("started_at", ""))),
+        "steps": "" if story.steps_run is None else str(story.steps_run),
+        "duration": duration(result["duration_s"]) if result.get("duration_s") is not None else "",
+        "seconds a step": f"{story.seconds_per_step:.3g}" if story.seconds_per_step else "",
+        "target": _text(str(story.record.get("target", ""))),
+        "machine": _text(str(machine.get("system", ""))),
+        "sd-scripts": _text(str(engine.get("commit") or "")),
+        "torch": _text(str(engine.get("packages", {}).get("torch", ""))),
+    }
+    return _table(["", ""], [[name, value] for name, value in facts.items() if value])
+
+
+def _status(story: Story) -> str:
+    status, reason = story.record.get("status", "not recorded"), story.record.get("reason")
+    return f"{status}: {reason}" if reason else str(status)
+
+
+def _files(story: Story, ranking: Ranking | None) -> list[str]:
+    files = [row.candidate.file for row in ranking.by_step if row.candidate.file] if ranking else []
+    rows = [[f"`{_code(file.name)}`", f"{file.stat().st_size / 1e6:.1f}"] for file in files]
+    recorded = [["`run.json`, `console.log`, `losses.csv`, `command.sh`", ""]] if story.run else []
+    if not rows:
+        return ["No checkpoint file lies beside these losses."]
+    where = story.run.path.name if story.run else story.output_dir.name
+    return [f"In `{_code(where)}` and beside it:", "", *_table(["file", "MB"], rows + recorded)]
+
+
+def _losses(ranking: Ranking | None) -> list[str]:
+    if ranking is None:
+        return ["No losses on record."]
+    rows = [
+        [str(row.rank), str(row.step), f"{row.avr_loss:.4g}", f"{row.standard_error:.2g}", _tie(row.rank, row.tied)]
+        for row in ranking.rows
+    ]
+    covers = f"the last {ranking.window} batches" if ranking.window else "an unknown number of batches"
+    note = f"avr_loss is a mean over {covers}; tied: noise alone can explain that it is not the lowest."
+    return [*_table(["rank", "step", "avr_loss", "± SE", ""], rows), "", note]
+
+
+def _heldout(story: Story) -> list[str]:
+    if story.heldout is None:
+        return []
+    rows = [
+        [str(row.rank), str(row.step), f"{row.ratio:.4f}", f"{row.above_best:.4f}", _tie(row.rank, row.tied)]
+        for row in story.heldout.rows
+    ]
+    told = f"Loss over that of the base model without a LoRA, on {story.heldout.pictures} held-out pictures:"
+    if story.heldout.kind == "memorisation":
+        told = "Loss over that of the base model without a LoRA, on the trained pictures alone, which ranks nothing:"
+    return ["", told, "", *_table(["rank", "step", "loss / base", "above best", ""], rows)]
+
+
+def _tie(rank: int, tied: bool) -> str:
+    return "lowest" if rank == 1 else "tied" if tied else ""
+
+
+def _decisions(story: Story, ranking: Ranking | None) -> list[str]:
+    if ranking is None:
+        return ["None: there is nothing to rank."]
+    roles = [f"{trial.role}: step {trial.candidate.step}" for trial in story.test_order if trial.role != "early"]
+    expected = story.table("preset").get("document", {}).get("expect", {}).get("trigger")
+    trigger = [f"The trigger is `{_code(expected)}`."] if expected else []
+    return _listed([*roles, *trigger, *map(_text, ranking.notes)], "None.")
+
+
+def _issues(story: Story) -> Iterator[str]:
+    for finding in story.record.get("findings", []):
+        yield _text(f"{finding['severity']} before the launch, {finding['where']}: {finding['message']}")
+    for issue in story.issues:
+        times = f" ({issue.count} times)" if issue.count > 1 else ""
+        yield _text(f"{issue.at}: {issue.kind} {issue.text}{times}")
+
+
+def _next_tests(story: Story) -> list[str]:
+    if not story.test_order:
+        return ["1. Train, or name the losses with `--losses FILE`."]
+    trials = [
+        f"{trial.role}: step {trial.candidate.step}"
+        + (f", `{_code(trial.candidate.file.name)}`" if trial.candidate.file else "")
+        for trial in story.test_order
+    ]
+    steps = [
+        "the base model without a LoRA, with the prompts and seeds of all that follow",
+        *trials,
+        *([] if story.heldout else ["the losses on pictures that were not trained on: `spyke-kohya evaluate RUN`"]),
+    ]
+    return [f"{number}. {step}" for number, step in enumerate(steps, start=1)]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _listed(items: Iterable[str], nothing: str) -> list[str]:
+    return [f"- {item}" for item in items] or [nothing]
+
+
+def _text(text: str) -> str:
+    """Text as itself: no markup, no HTML, on one line."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Text between backticks, in a table's cell."""
+    return " ".join(text.replace("`", "'").replace("|", "\\|").split())

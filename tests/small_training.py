@@ -1,0 +1,50 @@
+"""A training that takes seconds on the miniature: 2 pictures x 2 repeats + 1 regularisation picture, 8 steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import toml
+from PIL import Image
+
+from tests.commands import PROJECT
+
+
+def write_training(root: Path, base: Path, **options: object) -> Path:
+    """The presets ``presets/small.toml`` and ``presets/small_dataset.toml`` under ``root``, and their pictures."""
+    for folder, count, caption in (("train/1_spyke", 2, "spyke, standing"), ("reg/1_creature", 1, "creature")):
+        for index in range(count):
+            picture = root / folder / f"{index}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (60 * index, 90, 160)).save(picture)
+            picture.with_suffix(".txt").write_text(caption)
+    (root / "presets").mkdir()
+    (root / "presets/small_dataset.toml").write_text(
+        "[general]\ncaption_extension = '.txt'\n[[datasets]]\nresolution = 64\nbatch_size = 1\n"
+        "[[datasets.subsets]]\nimage_dir = 'train/1_spyke'\nnum_repeats = 2\n"
+        "[[datasets.subsets]]\nis_reg = true\nimage_dir = 'reg/1_creature'\nnum_repeats = 1\n"
+    )
+    preset = {
+        "dataset": "presets/small_dataset.toml",
+        "launch": {"target": "cpu", "num_cpu_threads_per_process": 2, "engine": str(PROJECT / "scripts/miniature")},
+        "expect": {"total_steps": 8, "trigger": "spyke"},
+        "train_network": {
+            "pretrained_model_name_or_path": str(base),
+            "output_dir": "output/small",
+            "output_name": "small",
+            "save_model_as": "safetensors",
+            "save_every_n_steps": 4,
+            "max_train_epochs": 1,
+            "learning_rate": 1e-3,
+            "network_module": "networks.lora",
+            "network_dim": 4,
+            "network_alpha": 4.0,
+            "mixed_precision": "no",
+            "max_data_loader_n_workers": 0,
+            "seed": 42,
+        }
+        | options,
+    }
+    file = root / "presets/small.toml"
+    file.write_text(toml.dumps(preset))
+    return file

@@ -1,0 +1,258 @@
+"""A checkpoint goes into a UI's folder whole, checked, with its history, and can be taken back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from spyke_kohya.deploy import check_lora, deploy, deployed_in, find_place, undo
+from spyke_kohya.engine.lora_file import alphas_of, data_sha256, read_lora, write_with_metadata
+from spyke_kohya.errors import DeployError, NothingToRank
+from spyke_kohya.shipment import choose
+from tests.commands import spyke
+from tests.recorded import record_run, write_lora
+
+NOW = datetime(2026, 2, 21, 9, 0, 0)
+LATER = datetime(2026, 2, 22, 9, 0, 0)
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return record_run(tmp_path)
+
+
+@pytest.fixture
+def comfy(tmp_path) -> Path:
+    (tmp_path / "ComfyUI" / "models" / "loras").mkdir(parents=True)
+    return tmp_path / "ComfyUI"
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_top_of_the_test_order_is_deployed_under_the_output_name(run, comfy):
+    shipment = choose(run)
+    done = deploy(shipment, find_place(comfy), now=NOW)
+    assert done.file == comfy / "models/loras/spyke.safetensors"
+    assert done.file.read_bytes() == shipment.checkpoint.read_bytes()
+    note = json.loads((comfy / "models/loras/spyke.spyke.json").read_text())
+    assert note["run"] == run.name
+    assert note["step"] == shipment.step == 80
+    assert note["trigger"] == "spyke"
+    assert note["sha256"] == hashlib.sha256(done.file.read_bytes()).hexdigest()
+    assert "cannot show generalisation" in note["verdict"]
+    assert (note["ranks"], note["alphas"], note["family"]) == ([4], [2.0], "SD1.5")
+
+
+def test_a_step_and_a_name_can_be_chosen(run, comfy):
+    shipment = choose(run.parent.parent, step=40, name="spyke_v1")
+    assert shipment.checkpoint.name == "spyke-step00000040.safetensors"
+    assert deploy(shipment, find_place(comfy), now=NOW).file.name == "spyke_v1.safetensors"
+
+
+def test_a_step_that_was_not_saved_is_refused_with_those_that_were(run):
+    with pytest.raises(NothingToRank) as fault:
+        choose(run, step=41)
+    assert fault.value.remedy == "there are: 20, 40, 60, 80, 100, 120"
+
+
+@pytest.mark.parametrize(
+    ("layout", "folder", "ui"),
+    [
+        ("models/loras", "models/loras", "ComfyUI"),
+        ("models/checkpoints", "models/loras", "ComfyUI"),
+        ("models/Lora", "models/Lora", "A1111 or Forge"),
+        ("models/Stable-diffusion", "models/Lora", "A1111 or Forge"),
+    ],
+)
+def test_the_known_layouts_are_recognised(tmp_path, layout, folder, ui):
+    (tmp_path / layout).mkdir(parents=True)
+    place = find_place(tmp_path)
+    assert (place.folder, place.ui) == (tmp_path / folder, ui)
+    place.folder.mkdir(exist_ok=True)
+    assert find_place(place.folder) == place
+
+
+def test_any_other_directory_is_refused(tmp_path):
+    (tmp_path / "models").mkdir()
+    with pytest.raises(DeployError, match="neither ComfyUI nor A1111"):
+        find_place(tmp_path)
+    with pytest.raises(DeployError, match="no such directory"):
+        find_place(tmp_path / "nowhere")
+
+
+def test_a_different_file_is_never_overwritten_without_replace(run, comfy):
+    old = write_lora(comfy / "models/loras/spyke.safetensors", seed=5)
+    before = files_in(old.parent)
+    with pytest.raises(DeployError, match="different file"):
+        deploy(choose(run), find_place(comfy), now=NOW)
+    assert files_in(old.parent) == before
+
+
+def test_replace_keeps_the_old_file_and_undo_puts_it_back(run, comfy):
+    place = find_place(comfy)
+    write_lora(place.file("spyke"), seed=5)
+    before = files_in(place.folder)
+    done = deploy(choose(run), place, now=NOW, replace=True)
+    assert done.file.read_bytes() != before["spyke.safetensors"]
+    assert (place.folder / done.provenance["replaced"]).read_bytes() == before["spyke.safetensors"]
+    undo(place, "spyke")
+    assert files_in(place.folder) == before
+
+
+def test_two_deployments_are_undone_one_by_one(run, comfy):
+    place = find_place(comfy)
+    deploy(choose(run, step=40), place, now=NOW)
+    first = files_in(place.folder)
+    deploy(choose(run, step=60), place, now=LATER, replace=True)
+    undo(place, "spyke")
+    assert files_in(place.folder) == first
+    undo(place, "spyke")
+    assert files_in(place.folder) == {}
+    with pytest.raises(DeployError, match="nothing was deployed"):
+        undo(place, "spyke")
+
+
+def test_deploying_the_same_file_again_changes_nothing(run, comfy):
+    place = find_place(comfy)
+    deploy(choose(run), place, now=NOW)
+    before = files_in(place.folder)
+    deploy(choose(run), place, now=LATER)
+    assert files_in(place.folder) == before
+
+
+def test_a_file_that_was_there_already_survives_the_undo(run, comfy):
+    place, shipment = find_place(comfy), choose(run)
+    place.file("spyke").write_bytes(shipment.checkpoint.read_bytes())
+    before = files_in(place.folder)
+    deploy(shipment, place, now=NOW)
+    undo(place, "spyke")
+    assert files_in(place.folder) == before
+
+
+def test_undo_does_not_take_away_what_someone_put_there_since(run, comfy):
+    place = find_place(comfy)
+    deploy(choose(run), place, now=NOW)
+    write_lora(place.file("spyke"), seed=9)
+    with pytest.raises(DeployError, match="not the one that was deployed"):
+        undo(place, "spyke")
+    assert deployed_in(place)[0].state == "changed since"
+
+
+def test_a_link_points_at_the_checkpoint(run, comfy):
+    done = deploy(choose(run), find_place(comfy), now=NOW, link=True)
+    assert done.file.is_symlink()
+    assert done.file.resolve() == choose(run).checkpoint.resolve()
+    undo(find_place(comfy), "spyke")
+    assert choose(run).checkpoint.is_file()
+    with pytest.raises(DeployError, match="header of its own"):
+        deploy(choose(run), find_place(comfy), now=NOW, link=True, metadata=True)
+
+
+def test_metadata_is_added_and_no_tensor_byte_touched(run, comfy):
+    shipment = choose(run)
+    done = deploy(shipment, find_place(comfy), now=NOW, metadata=True)
+    before, after = read_lora(shipment.checkpoint), read_lora(done.file)
+    assert data_sha256(before) == data_sha256(after)
+    added = {"modelspec.trigger_phrase": "spyke", "spyke_kohya.run": run.name, "spyke_kohya.step": "80"}
+    assert after.metadata == {**before.metadata, **added}
+    with safe_open(shipment.checkpoint, "numpy") as old, safe_open(done.file, "numpy") as new:
+        assert set(old.keys()) == set(new.keys())
+        assert all(np.array_equal(old.get_tensor(name), new.get_tensor(name)) for name in old.keys())  # noqa: SIM118
+
+
+@pytest.mark.parametrize("trigger", ["x", "xy", 'a «quoted» "trigger"\n', "é" * 1001])
+def test_any_metadata_keeps_the_tensors_aligned_and_readable(tmp_path, trigger):
+    lora = read_lora(write_lora(tmp_path / "x.safetensors"))
+    with (tmp_path / "y.safetensors").open("wb") as stream:
+        write_with_metadata(lora, {"modelspec.trigger_phrase": trigger}, stream)
+    written = read_lora(tmp_path / "y.safetensors")
+    assert written.data_start % 8 == 0
+    assert written.metadata["modelspec.trigger_phrase"] == trigger
+    assert data_sha256(written) == data_sha256(lora)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_checkpoint_with_numbers_that_are_none_is_refused(tmp_path, value, dtype):
+    path = write_lora(tmp_path / "nan.safetensors", **{"lora_unet_x.lora_up.weight": np.array([0, value], dtype)})
+    with pytest.raises(DeployError, match=r"not all numbers .*lora_unet_x\.lora_up\.weight"):
+        check_lora(path)
+
+
+def test_bfloat16_is_read_too(tmp_path):
+    sound, infinite = np.array([0x3FC0], np.uint16), np.array([0x7F80], np.uint16)
+    module = {"lora_unet_z.lora_down.weight": np.zeros((4, 8), np.uint16), "lora_unet_z.alpha": sound}
+    assert alphas_of(check_lora(as_bfloat16(write_lora(tmp_path / "x.safetensors", **module)))) == (1.5, 2.0)
+    broken = as_bfloat16(write_lora(tmp_path / "y.safetensors", **module | {"lora_unet_z.alpha": infinite}))
+    with pytest.raises(DeployError, match="not all numbers"):
+        check_lora(broken)
+
+
+def as_bfloat16(path: Path) -> Path:
+    """The same file with its U16 tensors called BF16, which numpy can't write."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].replace(b'"U16"', b'"BF16"')
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    return path
+
+
+def test_a_lora_for_another_family_than_its_base_is_refused(tmp_path):
+    base = tmp_path / "base"
+    (base / "text_encoder").mkdir(parents=True)
+    (base / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (base / "text_encoder" / "config.json").write_text('{"hidden_size": 768}')
+    check_lora(write_lora(tmp_path / "fits.safetensors"), base)
+    with pytest.raises(DeployError, match="a LoRA for SDXL"):
+        check_lora(write_lora(tmp_path / "xl.safetensors", context=2048), base)
+
+
+def test_a_file_that_is_no_whole_lora_is_refused(tmp_path):
+    whole = write_lora(tmp_path / "whole.safetensors").read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole[:-4])
+    with pytest.raises(DeployError, match="its header promises"):
+        check_lora(cut)
+    cut.write_bytes(b"not a safetensors file at all")
+    with pytest.raises(DeployError, match="not a readable safetensors file"):
+        check_lora(cut)
+    without = write_lora(tmp_path / "without.safetensors", **{"lora_unet_y.lora_down.weight": np.zeros((4, 8), "f4")})
+    with pytest.raises(DeployError, match="have no alpha, the first is lora_unet_y"):
+        check_lora(without)
+
+
+def test_a_disk_that_fills_up_leaves_everything_as_it_was(run, comfy):
+    old = write_lora(comfy / "models/loras/spyke.safetensors", seed=5)
+    before = files_in(old.parent)
+    done = spyke("deploy", str(run), "--to", str(comfy), "--replace", most_bytes=2000)
+    assert done.returncode == 8
+    assert "can't write there: File too large; nothing was changed" in done.stderr
+    assert files_in(old.parent) == before
+
+
+def test_the_command_line_deploys_lists_and_undoes(run, comfy):
+    done = spyke("deploy", str(run), "--to", str(comfy), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == 80
+    listed = spyke("list", str(comfy))
+    assert listed.stdout.splitlines()[0].split() == ["spyke", "as", "deployed", "step", "80", "of", run.name]
+    assert spyke("deploy", str(run), "--to", str(comfy), "--undo").returncode == 0
+    assert spyke("list", str(comfy), "--json").stdout == "[]\n"
+    assert spyke("deploy", str(run)).returncode == 2
+
+
+def test_the_preset_can_name_the_place(tmp_path, comfy):
+    run = record_run(tmp_path)
+    record = json.loads((run / "run.json").read_text())
+    record["preset"]["document"]["deploy"] = {"to": str(comfy), "name": "named"}
+    (run / "run.json").write_text(json.dumps(record))
+    assert spyke("deploy", str(run)).returncode == 0
+    assert (comfy / "models/loras/named.safetensors").is_file()

@@ -1,0 +1,249 @@
+"""Evaluating a run of the miniature: every loss is right, the same each time, and paid for once."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from spyke_kohya.errors import NothingToRank
+from spyke_kohya.evaluate.evaluation import PROGRAM
+from spyke_kohya.evaluate.request import midpoints
+from spyke_kohya.rank.heldout_file import read_evaluation, read_rows
+from spyke_kohya.rank.judge import rank_best
+from spyke_kohya.run.rundir import RunDirectory
+
+ROOT = Path(__file__).parents[1]
+MINIATURE = ROOT / "scripts" / "miniature"
+NAMES = ["base", *(f"tiny-step0000000{step}.safetensors" for step in (2, 4)), "tiny.safetensors", "base again"]
+
+pytestmark = pytest.mark.xdist_group("evaluate")
+
+
+def spyke(where: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "spyke_kohya.cli", *map(str, words)]
+    return subprocess.run(command, cwd=where, env=environment(), capture_output=True, text=True, check=False)
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SPYKE_")}
+    return kept | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base, demo_pictures, tmp_path_factory) -> Path:
+    """A folder in which the miniature has trained 6 steps and saved at 2, 4 and 6; 4 pictures are held out."""
+    place = tmp_path_factory.mktemp("trained")
+    shutil.copytree(demo_pictures, place / "dataset" / "demo")
+    for file in sorted((place / "dataset" / "demo" / "heldout").iterdir())[8:]:
+        file.unlink()
+    (place / "presets").mkdir()
+    shutil.copy(ROOT / "presets" / "demo_dataset.toml", place / "presets")
+    preset = (ROOT / "presets" / "demo.toml").read_text()
+    preset = preset.replace("scripts/miniature", str(MINIATURE)).replace("models/miniature", str(tiny_base))
+    (place / "presets" / "tiny.toml").write_text(preset)
+    settings = {"max_train_steps": 6, "save_every_n_steps": 2, "output_dir": "output", "output_name": "tiny"}
+    words = [word for key, value in settings.items() for word in ("--set", f"train_network.{key}={value}")]
+    done = spyke(place, "train", "tiny", *words)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained) -> Path:
+    done = spyke(trained, "evaluate", "output")
+    assert done.returncode == 0, done.stderr
+    assert "480 predictions: 3 checkpoints + twice the base, on 4 held-out + 8 trained pictures" in done.stderr
+    return trained
+
+
+@pytest.fixture
+def place(evaluated, tmp_path) -> Path:
+    """A copy of the evaluated folder, whose run can be changed."""
+    copy = shutil.copytree(evaluated, tmp_path / "place")
+    record = run_in(copy).record
+    record.write_text(record.read_text().replace(str(evaluated), str(copy)))
+    request = run_in(copy).evaluation_request
+    request.write_text(request.read_text().replace(str(evaluated), str(copy)))
+    return copy
+
+
+def run_in(place: Path) -> RunDirectory:
+    (run,) = (place / "output" / "runs").iterdir()
+    return RunDirectory(run)
+
+
+def test_every_checkpoint_is_measured_on_every_picture_at_every_timestep(evaluated):
+    with run_in(evaluated).evaluation.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["checkpoint", "image", "group", "timestep", "replicate", "loss"]
+    assert Counter(row["checkpoint"] for row in rows) == dict.fromkeys(NAMES, 12 * 8)
+    assert list(dict.fromkeys(row["checkpoint"] for row in rows)) == NAMES
+    assert sorted({int(row["timestep"]) for row in rows}) == midpoints(8) == [62, 187, 312, 437, 562, 687, 812, 937]
+
+
+def test_the_base_measured_twice_is_the_same(evaluated):
+    found = read_evaluation(run_in(evaluated))
+    assert np.array_equal(found.heldout.base, found.heldout.base_again)
+    assert not np.array_equal(found.heldout.losses[0], found.heldout.base)
+
+
+def test_a_second_evaluation_measures_the_same_numbers(place):
+    first = run_in(place).evaluation.read_bytes()
+    run_in(place).evaluation.unlink()
+    assert spyke(place, "evaluate", "output").returncode == 0
+    assert run_in(place).evaluation.read_bytes() == first
+
+
+def test_an_evaluation_that_is_whole_is_not_made_again(place):
+    before = run_in(place).evaluation.read_bytes()
+    done = spyke(place, "evaluate", "output")
+    assert "480 of them are measured already" in done.stderr
+    assert "to load" not in done.stderr
+    assert run_in(place).evaluation.read_bytes() == before
+
+
+def test_a_person_who_stops_it_keeps_what_was_measured_and_goes_on_from_there(place):
+    file = run_in(place).evaluation
+    whole = file.read_bytes()
+    file.unlink()
+    command = [sys.executable, "-m", "spyke_kohya.cli", "evaluate", "output"]
+    with subprocess.Popen(command, cwd=place, env=environment(), stderr=subprocess.PIPE) as process:
+        while process.poll() is None and (not file.exists() or file.stat().st_size < 5000):
+            pass
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate()
+    assert process.returncode == 130, told
+    kept = {row.key: row.loss for row in read_rows(file)}
+    assert 0 < len(kept) < 480
+    with file.open("a") as torn:
+        torn.write("base again,dataset/de")  # a line that was being written when the machine died
+    done = spyke(place, "evaluate", "output")
+    assert f"{len(kept)} of them are measured already" in done.stderr
+    assert sorted(file.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_a_checkpoint_that_changed_is_measured_again_and_no_other(place):
+    file = run_in(place).evaluation
+    before = {row.key: row.loss for row in read_rows(file)}
+    checkpoint = place / "output" / "tiny-step00000002.safetensors"
+    with safe_open(checkpoint, framework="pt") as opened:
+        metadata = opened.metadata()
+    last = load_file(place / "output" / "tiny.safetensors")
+    save_file(last, checkpoint, metadata=metadata)
+    done = spyke(place, "evaluate", "output")
+    assert "384 of them are measured already" in done.stderr, done.stderr
+    after = {row.key: row.loss for row in read_rows(file)}
+    changed = {key[0] for key in before if before[key] != after[key]}
+    assert changed == {checkpoint.name}
+    assert all(after[key] == after["tiny.safetensors", *key[1:]] for key in before if key[0] in changed)
+
+
+def test_other_settings_set_the_old_evaluation_aside_and_quick_measures_less(place):
+    run = run_in(place)
+    before = run.evaluation.read_bytes()
+    document = json.loads(run.evaluation_request.read_text())
+    run.evaluation_request.write_text(json.dumps(document | {"seed": 7}))
+    shape = json.loads(spyke(place, "evaluate", "output", "--quick", "--json").stdout)
+    assert (shape["pictures"], shape["trained_pictures"], shape["timesteps"]) == (4, 0, [125, 375, 625, 875])
+    assert (run.path / "evaluate-1.csv").read_bytes() == before
+    assert len(read_rows(run.evaluation)) == 5 * 4 * 4
+
+
+def test_a_flipped_training_picture_is_refused_as_held_out(place):
+    heldout = place / "dataset" / "demo" / "heldout"
+    with Image.open(place / "dataset/demo/train/1_spyke_demo/spyke_03.png") as image:
+        ImageOps.mirror(image).resize((96, 96)).save(heldout / "sneaky.png")
+    (heldout / "sneaky.txt").write_text("spyke_demo")
+    done = spyke(place, "evaluate", "output")
+    assert done.returncode == 4
+    assert "sneaky.png is spyke_03.png" in " ".join(done.stderr.split())
+
+
+def test_a_held_out_picture_without_a_caption_is_refused(place):
+    (place / "dataset/demo/heldout/unseen_00.txt").unlink()
+    done = spyke(place, "evaluate", "output")
+    assert done.returncode == 4
+    assert "the caption is missing" in done.stderr
+
+
+def test_without_held_out_pictures_it_is_a_memorisation_curve(place):
+    record = run_in(place).record
+    document = json.loads(record.read_text())
+    record.write_text(json.dumps(document | {"evaluate": {"heldout_dir": None}}))
+    done = spyke(place, "evaluate", "output", "--quick", "--json")
+    shape = json.loads(done.stdout)
+    assert (shape["kind"], shape["test_order"], shape["pictures"]) == ("memorisation", [], 8)
+    assert "no demonstrated winner" in shape["verdict"]
+    assert rank_best(place / "output").to_dict()["by"] == "avr_loss"
+
+
+def test_rank_takes_the_best_evidence_there_is_unless_told_otherwise(evaluated):
+    assert rank_best(evaluated / "output").to_dict()["by"] == "heldout"
+    assert rank_best(run_in(evaluated).path).to_dict()["by"] == "heldout"
+    for by in ("avr_loss", "loss", "heldout"):
+        shape = rank_best(evaluated / "output", by=by).to_dict()
+        assert shape["by"] == by
+        assert [row["step"] for row in shape["ranking"]] != []
+    heldout = rank_best(evaluated / "output").to_dict()["ranking"][0]
+    assert heldout["weight_norm"] > 0
+    assert heldout["avr_loss"] > 0
+
+
+def test_a_run_that_was_not_evaluated_has_no_held_out_ranking(place):
+    run_in(place).evaluation.unlink()
+    with pytest.raises(NothingToRank, match="no evaluated run here"):
+        rank_best(place / "output", by="heldout")
+
+
+def test_a_loss_is_that_of_the_merged_model_on_the_mean_latent(evaluated, tiny_base):
+    """One loss of the last checkpoint, computed here by merging the LoRA into the base."""
+    program = load_program()
+    request = json.loads(run_in(evaluated).evaluation_request.read_text())
+    picture = request["pictures"][0]
+    models = program.DiffusersModels(request)
+    weights = load_file(evaluated / "output" / "tiny.safetensors")
+    for name in {key.partition(".")[0] for key in weights}:
+        down, up = (weights[f"{name}.lora_{part}.weight"].flatten(1) for part in ("down", "up"))
+        layer = models.layers[name]
+        layer.weight.data += (up @ down * weights[f"{name}.alpha"] / len(down)).reshape(layer.weight.shape)
+    with torch.no_grad():
+        latents = models.vae.encode(models.read_picture(picture)[None]).latent_dist.mean[0] * 0.18215
+        noise = program.noise_for(request["seed"], picture["sha256"], 437, 0, latents.shape)
+        kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[437]  # scaled linear betas
+        noisy = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
+        predicted = models.unet(noisy[None], torch.tensor([437]), models.encode(picture["caption"])).sample
+    found = {row.key: row.loss for row in read_rows(run_in(evaluated).evaluation)}
+    expected = float((predicted[0] - noise).square().mean())
+    assert found["tiny.safetensors", picture["name"], 437, 0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_noise_depends_on_its_own_key_alone():
+    noise_for = load_program().noise_for
+    shape = (4, 8, 8)
+    assert torch.equal(noise_for(0, "ab", 62, 0, shape), noise_for(0, "ab", 62, 0, shape))
+    others = [
+        noise_for(*key, shape) for key in [(1, "ab", 62, 0), (0, "ac", 62, 0), (0, "ab", 63, 0), (0, "ab", 62, 1)]
+    ]
+    assert not any(torch.equal(noise_for(0, "ab", 62, 0, shape), other) for other in others)
+
+
+def load_program():
+    spec = importlib.util.spec_from_file_location("evaluate_program", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
