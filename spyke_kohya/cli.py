@@ -822,7 +822,10 @@ def _prepare(
     if resume:
         segment = find_segment(launch.output_dir, launch.output_name, examined.plan, identity)
         launch = prepare(now=datetime.now(), segment=segment)
-    findings = [*examined.findings, *check_engine(found), *_engine_drift(asked, found)]
+    # who trains into the directory the lock decides, and a resumed run writes over nothing
+    decided = {"output.in-use", "output.overwrites"} if resume else {"output.in-use"}
+    about = [finding for finding in examined.findings if finding.code not in decided]
+    findings = [*about, *check_engine(found), *_engine_drift(asked, found)]
     lock = lock_path(asked.loaded) if locked else asked.lock
     if lock:
         now, drifted = _drift(examined, found, asked.root, lock)
