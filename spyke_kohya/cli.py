@@ -902,13 +902,14 @@ def _clear_stale(output_dir: Path, end_stale: bool) -> None:
         if not stale.is_marked:
             mark_stale(stale, datetime.now(), _redactor())
             _say(f"stale: {stale.run.path.name}: {STALE}")
-        if not (stale.left and stale.group):
+        if not stale.left:
             continue
         left = f"{stale.run.path.name} still trains: process {', '.join(map(str, stale.left))}"
         if not (end_stale or (sys.stdin.isatty() and sys.stderr.isatty() and click.confirm(f"{left}. End it?"))):
             remedy = "end it with --end-stale, or wait for its end"
             raise PresetError(left, where=str(stale.run.path), remedy=remedy)
-        if not end_group(stale.group):
+        ended = [end_group(group) for group in stale.groups]
+        if not all(ended):
             raise PresetError(f"{left}, and can't be ended", where=str(stale.run.path), remedy="end it yourself")
         _say(f"ended what was left of {stale.run.path.name}")
 

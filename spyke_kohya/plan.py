@@ -84,9 +84,15 @@ class Plan:
     @property
     def disk_bytes(self) -> int | None:
         """Disk that the remaining checkpoints and the kept states take."""
-        if self.checkpoint_bytes is None or self.state_bytes is None:
+        if self.checkpoint_bytes is None or self.kept_state_bytes is None:
             return None
-        return self.checkpoint_bytes * len(self.checkpoints) + self.state_bytes * self.states_kept
+        return self.checkpoint_bytes * len(self.checkpoints) + self.kept_state_bytes * self.states_kept
+
+    @property
+    def kept_state_bytes(self) -> int | None:
+        """Disk that one kept state takes, with the epoch's checkpoint where that is put inside it."""
+        inside = self.checkpoint_bytes if self.states.epoch_files_unasked else 0
+        return None if self.state_bytes is None or inside is None else self.state_bytes + inside
 
     @property
     def states_kept(self) -> int:
@@ -284,7 +290,7 @@ def _saving_words(plan: Plan) -> str:
 def _states_words(plan: Plan) -> list[str]:
     if not plan.states_kept:
         return []
-    size = f" of about {plan.state_bytes / 1e6:.0f} MB" if plan.state_bytes else ""
+    size = f" of about {plan.kept_state_bytes / 1e6:.0f} MB" if plan.kept_state_bytes else ""
     return [f"a state{size} at the end of each epoch to resume from, the last {plan.states_kept} kept"]
 
 

@@ -7,6 +7,7 @@ Nothing here judges; a file that can't be read is recorded with the reason.
 # ruff: noqa: PTH110, PTH111, PTH112, PTH113, PTH118, PTH122
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -254,8 +255,8 @@ def _caption_files(image: str, extension: str) -> Iterator[str]:
 
 def _caption_in(file: str, image: str, subset: ResolvedSubset) -> Caption:
     try:
-        with open(file, encoding="utf-8") as opened:
-            lines = opened.readlines()
+        with open(file, "rb", buffering=0) as opened:
+            lines = io.StringIO(opened.read().decode("utf-8"), newline=None).readlines()
     except UnicodeDecodeError:
         return Caption(image, file, "", "not-utf8")
     except OSError:

@@ -19,7 +19,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with `train/1_spyke_demo` and `reg/1_creature`: 12 and 8 pictures with captions."""
+    """The folder with `train/1_spyke_demo`, `reg/1_creature` and `heldout`: 12, 8 and 8 pictures with captions."""
     directory = tmp_path_factory.mktemp("dataset") / "demo"
     made = run_script("make_demo_dataset.py", directory)
     assert made.returncode == 0, made.stderr

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from spyke_kohya.errors import UsageError
-from spyke_kohya.rank.checkpoints import find_checkpoints, merged_facts, place
+from spyke_kohya.rank.checkpoints import find_checkpoints, merged_facts, place, recorded
 from spyke_kohya.rank.facts import Facts, facts_from_metadata, facts_from_run
 
 
@@ -87,3 +87,39 @@ def test_a_run_s_record_may_hold_anything_or_nothing():
         "settings": {"train_batch_size": 1, "min_snr_gamma": None},
     }
     assert facts_from_run(record) == Facts("spyke", 460, 1, 1, None)
+
+
+def test_the_record_of_a_run_knows_true_steps_and_problems(tmp_path):
+    for name, step in (("a-step00000013", 5), ("a-step00000010", 10), ("a", 16)):
+        save_file({"x": np.ones(2, np.float32)}, tmp_path / f"{name}.safetensors", {"ss_steps": str(step)})
+    (tmp_path / "kept").mkdir()
+    save_file({"x": np.ones(2, np.float32)}, tmp_path / "kept" / "a-step00000010.safetensors", {"ss_output_name": "a"})
+    size = (tmp_path / "a.safetensors").stat().st_size
+    entries = [
+        {"file": "a-step00000013.safetensors", "step": 13, "problem": ""},
+        {"file": "a-step00000010.safetensors", "step": 10, "problem": "replaced"},
+        {"file": "a.safetensors", "step": 24, "problem": ""},
+        {"file": "gone.safetensors", "step": 30, "problem": ""},
+    ]
+    record = [entry | {"size_bytes": (tmp_path / entry["file"]).stat().st_size} for entry in entries[:3]]
+    record += [entries[3] | {"size_bytes": size}]
+    elsewhere = tmp_path / "kept" / "a-step00000010.safetensors"
+    record += [{"file": "kept/a-step00000010.safetensors", "step": 18, "problem": ""} | _size_of(elsewhere)]
+    known = recorded(find_checkpoints(tmp_path, "a"), record, tmp_path)
+    assert [(one.file.relative_to(tmp_path).as_posix(), one.step, one.problem) for one in known] == [
+        ("a-step00000010.safetensors", 10, "replaced"),
+        ("a-step00000013.safetensors", 13, ""),
+        ("kept/a-step00000010.safetensors", 18, ""),
+        ("a.safetensors", 24, ""),
+    ]
+
+
+def test_a_record_of_a_file_that_is_another_by_now_says_nothing(tmp_path):
+    save_file({"x": np.ones(2, np.float32)}, tmp_path / "a-step00000013.safetensors", {"ss_steps": "5"})
+    record = [{"file": "a-step00000013.safetensors", "step": 13, "problem": "spoiled", "size_bytes": 1}, {"odd": 1}]
+    (one,) = recorded(find_checkpoints(tmp_path), record, tmp_path)
+    assert (one.step, one.problem) == (5, "")
+
+
+def _size_of(file):
+    return {"size_bytes": file.stat().st_size}

@@ -124,9 +124,8 @@ def test_a_window_s_preset_becomes_two(place):
 
 
 def test_a_config_file_is_flattened_as_sd_scripts_does(place):
-    text = '[model]\npretrained_model_name_or_path = "b.safetensors"\n[x]\nunet_lr = 1\n'
-    text += 'dataset_config = "d.toml"\nodd = 3\n'
-    result, loaded = imported(place, text + 'output_name = "a b/c"\nnetwork_dim = "8"\nclip_skip = "two"\n')
+    text = '[model]\npretrained_model_name_or_path = "b.safetensors"\n[x]\nunet_lr = 1\ndataset_config = "d.toml"\n'
+    result, loaded = imported(place, text + 'odd = 3\noutput_name = "a b/c"\nnetwork_dim = "8"\nclip_skip = "two"\n')
     assert (result.name, loaded.training.dataset) == ("a_b_c", "d.toml")
     assert (loaded.training.options["unet_lr"], loaded.training.options["network_dim"]) == (1.0, 8)
     assert any(note.startswith("odd: ") for note in result.notes)

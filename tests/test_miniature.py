@@ -273,10 +273,11 @@ def test_the_same_seed_draws_the_same_dataset_and_a_second_run_changes_nothing(
     tmp_path: Path, demo_pictures: Path
 ) -> None:
     assert "56 of 56 files written" in run_script("make_demo_dataset.py", tmp_path / "again").stdout
-    assert "0 of 40 files written" in run_script("make_demo_dataset.py", tmp_path / "again").stdout
+    assert "0 of 56 files written" in run_script("make_demo_dataset.py", tmp_path / "again").stdout
     assert files_of(demo_pictures) == files_of(tmp_path / "again")
     assert len(list(demo_pictures.glob("train/*/*.png"))) == 12
     assert len(list(demo_pictures.glob("reg/*/*.png"))) == 8
+    assert len(list(demo_pictures.glob("heldout/*.png"))) == 8
     captions = [path.read_text() for path in demo_pictures.glob("train/*/*.txt")]
     assert all(caption.startswith("spyke_demo, ") for caption in captions)
 

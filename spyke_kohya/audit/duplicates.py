@@ -36,14 +36,15 @@ class Alike:
 
 
 def roles_of(found: Scan) -> dict[str, Role]:
-    """What every image file is for; a file that is named twice is one file."""
+    """What every image file is for; those of a folder that is named twice, once."""
     roles: dict[str, Role] = {}
     real: set[str] = set()
-    for subset, image in found.images():
-        path = os.path.realpath(image.path)
-        if path not in real:
-            real.add(path)
-            roles[image.path] = "regularisation" if subset.subset.is_reg else "training"
+    for subset in (subset for dataset in found.datasets for subset in dataset.subsets):
+        folder = os.path.realpath(subset.folder)
+        if folder not in real:
+            real.add(folder)
+            role: Role = "regularisation" if subset.subset.is_reg else "training"
+            roles |= dict.fromkeys((image.path for image in subset.images), role)
     return roles
 
 
@@ -67,32 +68,36 @@ def alike(thumbnails: list[bytes]) -> Iterator[Alike]:
     import numpy as np
 
     grey = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(len(thumbnails), THUMBNAIL[1], THUMBNAIL[0])
-    pixels = grey.astype(np.float32)
+    pixels = grey.astype(np.float32) - 128
     order = np.argsort(pixels.mean((1, 2)), kind="stable")
     order = order[pixels.std((1, 2))[order] >= _FLAT_LEVELS]
     told: set[int] = set()
-    for turned, how in ((pixels, "near"), (pixels[:, :, ::-1], "mirrored")):
+    hows: tuple[Literal["near", "mirrored"], ...] = ("near", "mirrored")
+    for how in hows:
+        turned = pixels if how == "near" else pixels[:, :, ::-1]
         flat, other = (array.reshape(len(array), -1)[order] for array in (pixels, turned))
         for low, high in _close_pairs(flat, other):
             first, second = sorted((int(order[low]), int(order[high])))
             if second not in told:
                 told.add(second)
-                yield Alike(first, second, "near" if how == "near" else "mirrored")
+                yield Alike(first, second, how)
 
 
 def _close_pairs(flat: Any, other: Any) -> Iterator[tuple[int, int]]:
-    """For rows of ``other`` an earlier row of ``flat`` that is close, if any; both are sorted by their mean."""
+    """For rows of ``other`` an earlier row of ``flat`` that is close, if any; both are sorted by their mean.
+
+    The squared distance, less its sign and half of it, is one product of rows with two more numbers each.
+    """
     import numpy as np
 
     means, width = flat.mean(1), flat.shape[1]
-    squares = (other**2).sum(1)
+    ones, halves = np.ones((len(flat), 1), np.float32), (flat**2).sum(1, keepdims=True) / -2
+    left, right = np.hstack((flat, halves, ones)), np.hstack((other, ones, halves))
     for start in range(0, len(flat), _BLOCK):
-        block = flat[start : start + _BLOCK]
+        block = left[start : start + _BLOCK]
         end = int(np.searchsorted(means, means[start + len(block) - 1] + _SAME_LEVELS, "right"))
-        window = slice(start, end)
-        distances = (block**2).sum(1)[:, None] + squares[None, window] - 2 * block @ other[window].T
-        places = np.arange(start, end)
-        close = (distances <= width * _SAME_LEVELS**2) & (places[: len(block), None] < places[None, :])
+        close = block @ right[start:end].T >= width * _SAME_LEVELS**2 / -2
+        close[:, : len(block)] = np.triu(close[:, : len(block)], 1)  # each pair once, and none with itself
         for column in np.flatnonzero(close.any(0)):
             yield int(start + close[:, column].argmax()), int(start + column)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 from typing import Any
 
 from spyke_kohya.audit.pictures import Picture, Pictures, is_white
@@ -81,15 +80,22 @@ def _loaded_size(image: ScannedImage) -> Size | None:
 
 def _fits(dataset: ScannedDataset) -> Iterator[Finding]:
     """How each image comes to its bucket (sd-scripts v0.10.1 train_util.py:286-350)."""
-    select = bucket_selector(dataset.dataset)
+    buckets: dict[Size, Size | None] = {}
     for subset in dataset.subsets:
         for image in subset.images:
-            try:
-                bucket = select(image.size) if image.size else None
-            except BatchingError:
-                continue  # the plan says so
-            if image.size and bucket and all(bucket):
+            if image.size and image.size not in buckets:
+                buckets[image.size] = _bucket_of(image.size, dataset.dataset)
+            if image.size and (bucket := buckets[image.size]):
                 yield from _fit(image, image.size, bucket, dataset.dataset)
+
+
+def _bucket_of(size: Size, dataset: ResolvedDataset) -> Size | None:
+    """The bucket of a size; None where there is none, which the plan says."""
+    try:
+        bucket = bucket_selector(dataset)(size)
+    except BatchingError:
+        return None
+    return bucket if all(bucket) else None
 
 
 def _fit(image: ScannedImage, size: Size, bucket: Size, dataset: ResolvedDataset) -> Iterator[Finding]:
@@ -152,8 +158,8 @@ def _same_stem(subset: ScannedSubset) -> Iterator[Finding]:
     """Both the caption's and the cached latents' names come from the stem (sd-scripts v0.10.1 strategy_sd.py:152)."""
     stems: dict[str, list[str]] = defaultdict(list)
     for image in subset.images:
-        path = PurePath(image.path)
-        stems[path.stem].append(path.name)
+        name = image.path.rpartition("/")[2]
+        stems[name.rpartition(".")[0]].append(name)
     for names in stems.values():
         if len(names) > 1:
             message = f"{' and '.join(names)} differ only in their endings: they share a caption and cached latents"

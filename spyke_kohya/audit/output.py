@@ -21,7 +21,7 @@ def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, wher
     if not standing.is_dir():
         return [error("output.not-a-directory", place, f"{standing} is a file", "name another directory")]
     if dead := next(
-        (above for above in (directory, *directory.parents) if above.is_symlink() and not _stands(above)), None
+        (above for above in (directory, *directory.parents) if _is_link(above) and not _stands(above)), None
     ):
         return [error("output.not-a-directory", place, f"{dead} is a link to nowhere", "remove it, or name another")]
     if not os.access(standing, os.W_OK | os.X_OK):
@@ -39,6 +39,13 @@ def nearest_that_stands(directory: Path) -> Path:
     while not _stands(directory) and directory != directory.parent:
         directory = directory.parent
     return directory
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:
+        return False
 
 
 def _stands(directory: Path) -> bool:

@@ -30,8 +30,12 @@ def tags_in_all(texts: Sequence[str], separator: str) -> list[str]:
     """The tags that every text has, in the order of the first; none where there are too few texts to say so."""
     if len(texts) < _FEW:
         return []
-    counted = _counted(texts, separator)
-    return [tag for tag in tags_of(texts[0], separator) if counted[tag] == len(texts)]
+    common = tags_of(texts[0], separator)
+    for text in texts:
+        common = [tag for tag in common if tag in text and tag in tags_of(text, separator)]
+        if not common:
+            break
+    return common
 
 
 def tag_tables(scan: Scan, captions: Iterable[Caption]) -> list[TagTable]:

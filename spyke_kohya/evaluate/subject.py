@@ -14,7 +14,7 @@ from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import NothingToRank, UsageError
 from spyke_kohya.presets.dataset import parse_dataset_config
 from spyke_kohya.presets.resolved import ResolvedDataset, resolve
-from spyke_kohya.rank.checkpoints import Checkpoint, find_checkpoints, one_per_step, place
+from spyke_kohya.rank.checkpoints import Checkpoint, find_checkpoints, one_per_step, place, recorded
 from spyke_kohya.rank.result import Candidate
 from spyke_kohya.run.rundir import RunDirectory, runs_under
 
@@ -72,6 +72,7 @@ def read_subject(directory: Path, name: str | None = None) -> Subject:
     root = Path(record.get("cwd") or run.output_dir)
     plan, settings = record.get("plan") or {}, record.get("settings") or {}
     found = find_checkpoints(run.output_dir, name or record.get("output_name"))
+    found = recorded(found, record.get("checkpoints") or (), run.output_dir)
     candidates = one_per_step(place(found, plan.get("steps_per_epoch"), plan.get("total_steps")))
     if not candidates:
         raise NothingToRank("no readable checkpoint of this run", where=str(run.output_dir))

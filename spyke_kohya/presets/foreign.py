@@ -50,7 +50,7 @@ class Foreign:
             return
         try:
             self.values[name] = _typed(option, value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             self.notes.append(f"{name} = {value!r}: expected {option.expected}")
 
 
@@ -104,8 +104,16 @@ def _read_gui(document: Mapping[str, Any]) -> Foreign:
 def _gui_value(name: str, value: object) -> object:
     option = train_network_options().get(name)
     if option is not None and option.many and isinstance(value, str):
-        return shlex.split(value)
+        return _split(value)
     return value
+
+
+def _split(text: str) -> list[str]:
+    """The words of a shell; of a text with an open quote, what blanks divide."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
 
 
 def _read_gui_network(document: Mapping[str, Any], found: Foreign) -> None:
@@ -129,7 +137,7 @@ def _read_gui_rest(document: Mapping[str, Any], found: Foreign) -> None:
     if str(document.get("max_token_length", "75")) == "75":
         found.values.pop("max_token_length", None)
     if document.get("additional_parameters"):
-        _read_words(shlex.split(str(document["additional_parameters"])), found)
+        _read_words(_split(str(document["additional_parameters"])), found)
 
 
 def _read_command(text: str) -> Foreign:

@@ -8,6 +8,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,12 +17,8 @@ _CHUNK_BYTES = 1 << 22  # a multiple of every number's size
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 # The bits of a number's exponent: where all are set it is infinite or no number. 8-bit floats have no infinity, and
 # whole numbers are finite.
-_EXPONENTS = {
-    "F64": ("<u8", 0x7FF0_0000_0000_0000),
-    "F32": ("<u4", 0x7F80_0000),
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
-}
+# By type: a number's bytes, and which bits of its highest byte and of the one below make the exponent.
+_EXPONENTS = {"F64": (8, 0x7F, 0xF0), "F32": (4, 0x7F, 0x80), "F16": (2, 0x7C, 0x00), "BF16": (2, 0x7F, 0x80)}
 
 
 @dataclass(frozen=True)
@@ -118,15 +115,30 @@ def _tensor(name: str, entry: dict[str, Any]) -> _Tensor:
 
 
 def _is_finite(stream: BinaryIO, tensor: _Tensor, digest: hashlib._Hash) -> bool:
-    import numpy as np
-
-    kind, exponent = _EXPONENTS.get(tensor.dtype, ("", 0))
+    exponent = _EXPONENTS.get(tensor.dtype)
     finite = True
     for piece in _pieces(stream, tensor.end - tensor.start):
         digest.update(piece)
-        if kind and len(piece) % np.dtype(kind).itemsize == 0:
-            finite = finite and not bool((np.frombuffer(piece, kind) & exponent == exponent).any())
+        finite = finite and not (exponent and _has_full_exponent(piece, *exponent))
     return finite
+
+
+def _has_full_exponent(data: bytes, number_bytes: int, high: int, low: int) -> bool:
+    """Whether any of the little-endian numbers in ``data`` has all bits of its exponent set.
+
+    Without numpy, whose import alone takes the wrapper as long as reading a checkpoint of 75 MB this way (0.1 s).
+    """
+    highest = data[number_bytes - 1 :: number_bytes].translate(_full(high))
+    if b"\1" not in highest:  # of the trained numbers hardly one is so large
+        return False
+    below = data[number_bytes - 2 :: number_bytes].translate(_full(low))
+    return bool(int.from_bytes(highest) & int.from_bytes(below))
+
+
+@cache
+def _full(mask: int) -> bytes:
+    """A table that maps a byte to 1 where it has all bits of ``mask``, and else to 0."""
+    return bytes(byte & mask == mask for byte in range(256))
 
 
 def _pieces(stream: BinaryIO, length: int) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.errors import PresetError
-from spyke_kohya.run.processes import ProcessMark, is_running, members_of_group
+from spyke_kohya.run.processes import ProcessMark, RunningProcess, is_running, running_processes
 from spyke_kohya.run.redact import Redactor
 from spyke_kohya.run.rundir import RunDirectory, runs_under
 
@@ -28,13 +28,13 @@ STALE = "its wrapper ended without a word: it was killed, or the machine went do
 
 @dataclass(frozen=True)
 class StaleRun:
-    """A run whose record says running and whose wrapper is gone; ``left`` are the processes of ``group`` that run yet.
+    """A run whose record says running and whose wrapper is gone; the processes ``left`` of it are in ``groups``.
 
     ``is_marked``: the record says stale already.
     """
 
     run: RunDirectory
-    group: int | None
+    groups: frozenset[int]
     left: tuple[int, ...]
     is_marked: bool
 
@@ -100,11 +100,11 @@ def stale_runs(output_dir: Path) -> list[StaleRun]:
         record = _read(run)
         if record.get("status") not in (*_UNFINISHED, "stale") or _wrapper_lives(record):
             continue
-        engine = _mark(record, "engine_process")
-        left = _left_of(engine, run.path.name) if engine else ()
+        left = _left_of(_mark(record, "engine_process"), run)
         is_marked = record["status"] == "stale"
         if left or not is_marked:
-            found.append(StaleRun(run, engine.pid if engine else None, left, is_marked))
+            groups = frozenset(process.group for process in left)
+            found.append(StaleRun(run, groups, tuple(process.pid for process in left), is_marked))
     return found
 
 
@@ -116,12 +116,20 @@ def mark_stale(stale: StaleRun, now: datetime, redactor: Redactor) -> None:
     stale.run.reserve.unlink(missing_ok=True)
 
 
-def _left_of(engine: ProcessMark, run_name: str) -> tuple[int, ...]:
-    """What still runs of an engine's group. The number may be another group's by now: a command line tells."""
-    members = members_of_group(engine.pid)
-    leads = any(ProcessMark(member.pid, member.started) == engine for member in members)
-    is_ours = leads or any(run_name in member.command for member in members)
-    return tuple(member.pid for member in members) if is_ours else ()
+def _left_of(engine: ProcessMark | None, run: RunDirectory) -> list[RunningProcess]:
+    """What still runs of a run's engine: the groups of the leader on record, and of whoever logs into this run.
+
+    A wrapper may be killed before it has noted the leader, and a leader may be gone before its trainer.
+    """
+    table = running_processes()
+    logs = f"/{run.path.name}/{run.tensorboard.name}"
+    ours = [p for p in table if ("--logging_dir=" in p.command and logs in p.command) or _is(p, engine)]
+    groups = {process.group for process in ours}
+    return [process for process in table if process.group in groups]
+
+
+def _is(process: RunningProcess, mark: ProcessMark | None) -> bool:
+    return mark is not None and ProcessMark(process.pid, process.started) == mark
 
 
 def _wrapper_lives(record: dict[str, Any]) -> bool:

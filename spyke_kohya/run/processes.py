@@ -49,6 +49,11 @@ def is_running(mark: ProcessMark) -> bool:
     return mark_of(mark.pid) == mark
 
 
+def running_processes() -> list[RunningProcess]:
+    """All processes of this machine."""
+    return list(_processes())
+
+
 def members_of_group(group: int) -> list[RunningProcess]:
     """The running processes of a process group."""
     return [process for process in _processes() if process.group == group]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
 from spyke_kohya.engine.command import program_environment
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import EngineError, Interrupted
 from spyke_kohya.run.process import EngineProcess
+from spyke_kohya.run.supervision import stop_signals
 
 _POLL_S = 0.5
 _TOLD_LINES = 3
@@ -33,14 +32,14 @@ def run_program(
     is left running in either case.
     """
     with (
-        _stop_signals() as stopped_by,
+        stop_signals() as stop,
         log.open("wb", buffering=0) as kept,
-        EngineProcess(argv, env=program_environment(target, inherited), cwd=cwd) as process,
+        EngineProcess(argv, env=program_environment(target, inherited), cwd=cwd, awake=True) as process,
     ):
         lines = _Lines(kept, on_line)
-        code = _pump(process, stopped_by, lines.feed)
-    if stopped_by:
-        raise Interrupted(f"stopped by {stopped_by[0].name}; what was done is kept", where=str(log.parent))
+        code = _pump(process, stop.signals, lines.feed)
+    if stop.signals:
+        raise Interrupted(f"stopped by {stop.signals[0].name}; what was done is kept", where=str(log.parent))
     if code != 0:
         raise EngineError(f"{Path(argv[1]).name} failed: {lines.last_words()}", where=str(log), remedy="read that log")
 
@@ -75,18 +74,3 @@ class _Lines:
 
     def last_words(self) -> str:
         return " / ".join(self._last) or "it said nothing"
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[signal.Signals]]:
-    seen: list[signal.Signals] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        seen.append(signal.Signals(number))
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

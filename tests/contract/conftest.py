@@ -117,8 +117,8 @@ class Bench:
 def bench(engine, tmp_path_factory) -> Bench:
     """2 training images x 2 repeats + 1 regularisation image repeated to 4 = 8 batches an epoch, at 64 px."""
     root = tmp_path_factory.mktemp(engine.name)
-    _draw(root / "train" / "1_spyke_contract", 2, "spyke_contract, standing")
-    _draw(root / "reg" / "1_creature", 1, "creature")
+    _draw(root / "train" / "1_spyke_contract", [(6, 6, 45, 90), (14, 50, 90, 90)], "spyke_contract, standing")
+    _draw(root / "reg" / "1_creature", [(50, 6, 90, 45)], "creature")
     (root / "dataset.toml").write_text(
         "[general]\nenable_bucket = true\ncaption_extension = '.txt'\nshuffle_caption = true\nkeep_tokens = 1\n"
         "[[datasets]]\nresolution = 64\nmin_bucket_reso = 64\nbatch_size = 1\n"
@@ -128,10 +128,11 @@ def bench(engine, tmp_path_factory) -> Bench:
     return Bench(root, engine)
 
 
-def _draw(folder: Path, count: int, caption: str) -> None:
+def _draw(folder: Path, shapes: list[tuple[int, int, int, int]], caption: str) -> None:
+    """A picture for every shape; the shapes differ, so that no check takes two pictures for one."""
     folder.mkdir(parents=True)
-    for index in range(count):
+    for index, shape in enumerate(shapes):
         image = Image.new("RGB", (96, 96), (30 * index, 90, 160))
-        ImageDraw.Draw(image).ellipse((10 + 8 * index, 20, 70, 80), fill=(230, 200, 40 + 60 * index))
+        ImageDraw.Draw(image).ellipse(shape, fill=(230, 200, 40 + 60 * index))
         image.save(folder / f"{index:03d}.png")
         (folder / f"{index:03d}.txt").write_text(caption)

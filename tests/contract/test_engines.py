@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import subprocess
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -138,6 +139,20 @@ def test_ctrl_c_ends_the_whole_group_and_keeps_the_record(bench):
     assert process.returncode == 130, stderr.decode()
     assert not _is_alive(trainer)
     assert json.loads((bench.run_directory("stopped") / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_a_trainer_whose_wrapper_is_killed_ends_by_itself(bench):
+    """Its next line finds nobody who reads the pipe."""
+    preset = bench.write_preset("spyke_plasma_v1", "orphaned", max_train_epochs=50, network_dim=4)
+    process = bench.start(preset)
+    _wait_for_step(process)
+    trainer = _trainer_of(bench.run_directory("orphaned"))
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + bench.engine.patience_s
+    while _is_alive(trainer):
+        assert time.monotonic() < deadline
+    assert json.loads((bench.run_directory("orphaned") / "run.json").read_text())["status"] == "running"
 
 
 def _wait_for_step(process) -> None:

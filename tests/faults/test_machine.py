@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from workplace import assert_gone
 
 
 def test_a_full_disk_under_the_record_does_not_end_a_training(scene):
@@ -119,10 +121,11 @@ def test_a_clock_that_goes_back(scene):
 
 def test_a_machine_that_went_down_is_a_stale_run(scene):
     """As after a reboot: the process of that number now is another one."""
-    process, _ = scene.start_until_ready("waits")
+    process, trainer = scene.start_until_ready("waits")
     process.kill()
     process.wait()
-    os.killpg(scene.record()["process_group"], 9)
+    os.killpg(os.getpgid(trainer), signal.SIGKILL)
+    assert_gone(trainer)
     file = scene.runs()[0] / "run.json"
     own = str(os.getpid())
     text = file.read_text().replace(f'"pid": {process.pid}', f'"pid": {own}')
