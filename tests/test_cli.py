@@ -11,8 +11,8 @@ import click
 import pytest
 from workplace import TRANSCRIPTS, make_workplace
 
-from spyke_kohya import cli
 from spyke_kohya.cli import main
+from spyke_kohya.cli.group import cli
 
 
 @pytest.fixture
@@ -270,12 +270,12 @@ def commands(group, name="spyke-kohya"):
         yield (name, child)
 
 
-@pytest.mark.parametrize("words", [*commands(cli.cli)], ids=" ".join)
+@pytest.mark.parametrize("words", [*commands(cli)], ids=" ".join)
 def test_help_fits_80_columns_and_explains_every_option(spyke, words):
     code, out, err = spyke(*words[1:], "--help")
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
-    command = cli.cli.commands[words[1]] if len(words) > 1 else cli.cli
+    command = cli.commands[words[1]] if len(words) > 1 else cli
     assert command.help
     assert [option.name for option in command.params if isinstance(option, click.Option) and not option.help] == []
 
