@@ -74,6 +74,7 @@ class Patient:
 def examine(patient: Patient) -> Iterator[Check]:
     """Every check, as it is made. Those that need an engine are left out when there is none."""
     yield _own_python()
+    needs_tokenizer = True
     try:
         engine = patient.find_engine()
     except EngineError as fault:
@@ -81,9 +82,11 @@ def examine(patient: Patient) -> Iterator[Check]:
     else:
         yield _engine_commit(engine)
         yield from _engine_python(engine, patient)
+        needs_tokenizer = engine.is_sd_scripts  # the miniature takes the one beside its base model
     yield _accelerate_config(patient)
     yield from _base_model(patient)
-    yield _tokenizer(patient)
+    if needs_tokenizer:
+        yield _tokenizer(patient)
     yield _disk(patient)
     yield _sleep(patient)
 

@@ -1,6 +1,6 @@
 """Every way this program can end other than well, each with its exit code.
 
-Libraries raise these; only ``cli.py`` prints them. An error says what happened, where, and what to do.
+Libraries raise these; only ``cli`` prints them. An error says what happened, where, and what to do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What only decoding tells of an image file: is it whole, what is lost in training, what does it look like?"""
+"""What only decoding tells of an image: is it whole, what do its pixels lose in training, what does it look like?"""
 
 from __future__ import annotations
 

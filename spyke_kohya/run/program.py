@@ -11,7 +11,7 @@ from spyke_kohya.engine.command import program_environment
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import EngineError, Interrupted
 from spyke_kohya.run.process import EngineProcess
-from spyke_kohya.run.supervision import stop_signals
+from spyke_kohya.run.supervision import StopRequest, stop_signals
 
 _POLL_S = 0.5
 _TOLD_LINES = 3
@@ -32,7 +32,7 @@ def run_program(
     is left running in either case.
     """
     with (
-        stop_signals() as stop,
+        stop_signals(StopRequest()) as stop,
         log.open("wb", buffering=0) as kept,
         EngineProcess(argv, env=program_environment(target, inherited), cwd=cwd, awake=True) as process,
     ):

@@ -9,12 +9,15 @@ import os
 import signal
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
+from spyke_kohya.deploy import deploy, find_place
 from spyke_kohya.engine.filenames import last_file, step_file
+from spyke_kohya.shipment import choose
 
 STEPS = 16
 
@@ -73,6 +76,21 @@ def test_the_checkpoints_have_the_names_steps_and_keys_of_sd_scripts(bench):
 
 def test_the_checkpoints_are_ranked_after_the_run(trained):
     assert b"test order" in trained.stdout.lower()
+
+
+def test_a_deployed_file_with_metadata_loads_in_the_engine(bench, trained):
+    assert trained.returncode == 0, trained.stderr.decode()
+    run = bench.run_directory("spyke")
+    (bench.root / "ComfyUI/models/loras").mkdir(parents=True)
+    done = deploy(choose(run), find_place(bench.root / "ComfyUI"), now=datetime.now(), metadata=True)
+    with safe_open(done.file, framework="numpy") as file:
+        assert file.metadata()["modelspec.trigger_phrase"] == "spyke_contract"
+    preset = bench.write_preset(
+        "spyke_plasma_v1", "again", network_weights=str(done.file), max_train_epochs=None, max_train_steps=1,
+        save_every_n_steps=None, network_dim=4,
+    )  # fmt: skip
+    again = bench.train(preset)
+    assert again.returncode == 0, again.stderr.decode()
 
 
 @pytest.mark.parametrize("shipped", ["spyke_plasma_v2", "demo"])

@@ -1,0 +1,75 @@
+"""Commands that put a checkpoint where it is used: deploy, list."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from spyke_kohya.cli.group import DIRECTORY, JSON, RUN_OR_OUTPUT, cli
+from spyke_kohya.cli.terminal import print_json
+from spyke_kohya.errors import (
+    UsageError,
+)
+
+
+@cli.command("deploy", short_help="Put the chosen checkpoint where it is used.")
+@click.argument("directory", type=RUN_OR_OUTPUT, metavar="DIR")
+@click.option(
+    "--to", type=DIRECTORY, help="ComfyUI's, A1111's or Forge's directory.  [default: the preset's [deploy] to]"
+)
+@click.option("--step", type=click.IntRange(min=1), help="This checkpoint, and not the top of the test order.")
+@click.option("--name", help="What to call it there.  [default: the preset's [deploy] name, or the output_name]")
+@click.option("--replace", is_flag=True, help="Put it in the place of a different file, which is kept beside it.")
+@click.option("--metadata", is_flag=True, help="Write the trigger and the run into the file's header.")
+@click.option("--link", is_flag=True, help="Make a symbolic link.")
+@click.option("--undo", is_flag=True, help="Take it away again, and put back what was there.")
+@JSON
+def deploy_command(
+    directory: Path,
+    to: Path | None,
+    step: int | None,
+    name: str | None,
+    replace: bool,
+    metadata: bool,
+    link: bool,
+    undo: bool,
+    as_json: bool,
+) -> None:
+    """Put the top of the test order, or --step N, into models/loras, checked, with its history."""
+    from spyke_kohya import deploy as shipping
+    from spyke_kohya.shipment import choose, place_on_record
+
+    target = to or place_on_record(directory)
+    if target is None:
+        raise UsageError(
+            "where to is not said", remedy="name the directory: --to ~/tools/ComfyUI, or [deploy] to = ..."
+        )
+    place = shipping.find_place(Path(target).expanduser())
+    if undo:
+        click.echo(shipping.undo(place, name or choose(directory).name))
+        return
+    shipment = choose(directory, step=step, name=name)
+    done = shipping.deploy(shipment, place, now=datetime.now(), replace=replace, link=link, metadata=metadata)
+    if as_json:
+        print_json(done.to_dict())
+        return
+    click.echo(f"deployed {shipment.checkpoint.name} to {place.ui}: {done.file}")
+    click.echo(f"history: {place.provenance(shipment.name)}\n{shipment.verdict}")
+
+
+@cli.command("list", short_help="What is deployed, and from which run.")
+@click.argument("place", type=DIRECTORY, metavar="COMFYUI")
+@JSON
+def list_command(place: Path, as_json: bool) -> None:
+    """What is deployed in ComfyUI's, A1111's or Forge's directory, and from which run."""
+    from spyke_kohya.deploy import deployed_in, find_place
+
+    found = deployed_in(find_place(place.expanduser()))
+    if as_json:
+        print_json([one.to_dict() for one in found])
+        return
+    for one in found:
+        run = one.provenance["run"] or "a training without a record"
+        click.echo(f"{one.name}  {one.state}  step {one.provenance['step']} of {run}")
