@@ -12,9 +12,17 @@ from tests.commands import PROJECT
 
 def write_training(root: Path, base: Path, **options: object) -> Path:
     """The presets ``presets/small.toml`` and ``presets/small_dataset.toml`` under ``root``, and their pictures."""
-    _draw(root / "train/1_spyke/0.png", (4, 4, 30, 60), "spyke, standing")
-    _draw(root / "train/1_spyke/1.png", (10, 34, 60, 60), "spyke, standing")
-    _draw(root / "reg/1_creature/0.png", (34, 4, 60, 30), "creature")
+    for number, (name, caption) in enumerate(
+        [
+            ("train/1_spyke/0", "spyke, standing"),
+            ("train/1_spyke/1", "spyke, standing"),
+            ("reg/1_creature/0", "creature"),
+        ]
+    ):
+        picture = root / f"{name}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        _draw(number).save(picture)
+        picture.with_suffix(".txt").write_text(caption)
     (root / "presets").mkdir()
     (root / "presets/small_dataset.toml").write_text(
         "[general]\ncaption_extension = '.txt'\n[[datasets]]\nresolution = 64\nbatch_size = 1\n"
@@ -47,10 +55,9 @@ def write_training(root: Path, base: Path, **options: object) -> Path:
     return file
 
 
-def _draw(file: Path, shape: tuple[int, int, int, int], caption: str) -> None:
-    """A picture that no check takes for another one, and its caption."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.new("RGB", (64, 64), (20, 90, 160))
-    ImageDraw.Draw(picture).ellipse(shape, fill=(230, 200, 40))
-    picture.save(file)
-    file.with_suffix(".txt").write_text(caption)
+def _draw(number: int) -> Image.Image:
+    """Pictures that no check takes for one another."""
+    image = Image.new("RGB", (64, 64), (60 * number, 90, 160))
+    corners = [(4, 4, 30, 60), (10, 34, 60, 60), (34, 4, 60, 30)]
+    ImageDraw.Draw(image).ellipse(corners[number], fill=(240, 220, 40))
+    return image

@@ -38,11 +38,12 @@ class StopRequest:
 
 
 @contextmanager
-def stop_signals(request: StopRequest) -> Iterator[StopRequest]:
+def stop_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
     """Collect the signals that mean stop; at the end they mean what they meant before.
 
     Only a program's main thread is sent any: in another one, who holds ``request`` stops the run.
     """
+    request = request or StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

@@ -79,7 +79,7 @@ def train(
     run = launch.run.under(launch.root)
     redactor = Redactor(inherited, Path.home())
     record = RunRecord(run, launch, redactor, complain)
-    with stop_signals(stop or StopRequest()) as stop:
+    with stop_signals(stop) as stop:
         _begin(launch, run, record, now())
         try:
             ended = _supervise(launch, record, redactor, inherited, patience, listen, complain, stop, awake)
