@@ -16,6 +16,7 @@ from spyke_kohya.scan import Scan
 
 StepsSource: TypeAlias = Literal["max_train_epochs", "max_train_steps", "default"]
 
+_MOST_STEPS = 10_000_000
 _AT_LEAST_ONE = (
     "gradient_accumulation_steps",
     "max_train_epochs",
@@ -144,6 +145,11 @@ def make_plan(
         )
     if datasets is None or below_one:
         return None, findings
+    total = _total_steps(parser_defaults() | dict(options), batches, num_processes)
+    if total > _MOST_STEPS:
+        message = f"the run would take {total} steps: at a second each, {total // 86_400} days"
+        findings.append(error("plan.too-long", place, message, "lower the epochs, the steps or num_repeats"))
+        return None, findings
     plan = _scheduled(datasets, batches, parser_defaults() | dict(options), _steps_source(options), num_processes)
     if save_states:
         states = state_saving(options, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
@@ -151,13 +157,23 @@ def make_plan(
     return plan, findings
 
 
+def _total_steps(options: Mapping[str, Any], batches: int, num_processes: int) -> int:
+    """Optimizer steps; none without batches, for train_network.py:575 ends before it begins."""
+    if not batches:
+        return 0
+    if options["max_train_epochs"] is None:
+        return int(options["max_train_steps"])
+    return int(
+        options["max_train_epochs"] * steps_per_epoch(batches, num_processes, options["gradient_accumulation_steps"])
+    )
+
+
 def _scheduled(
     datasets: tuple[DatasetPlan, ...], batches: int, options: Mapping[str, Any], source: StepsSource, num_processes: int
 ) -> Plan:
     accumulated = options["gradient_accumulation_steps"]
     an_epoch = steps_per_epoch(batches, num_processes, accumulated)
-    total = options["max_train_epochs"] * an_epoch if source == "max_train_epochs" else options["max_train_steps"]
-    total = total if batches else 0  # train_network.py:575 ends before it begins
+    total = _total_steps(options, batches, num_processes)
     return Plan(
         datasets=datasets,
         gradient_accumulation_steps=accumulated,

@@ -159,6 +159,29 @@ def test_image_bytes_cut_or_flipped_anywhere(place, tmp_path, kind, cut, flips):
     examined(place)
 
 
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("max_bucket_reso = 10000000000000\nenable_bucket = true", "dataset.bucket-limits"),
+        ("num_repeats = 10000000000000", "plan.too-long"),
+        ("batch_size = 10000000000000", ""),
+        ("max_bucket_reso = 1000000\nenable_bucket = true\nresolution = 900000", "dataset.bucket-limits"),
+    ],
+)
+def test_numbers_beyond_all_measure_are_told_at_once(place, text, code):
+    file = place.root / "presets/data.toml"
+    kept = file.read_text().replace("num_repeats = 2\n", "")
+    for key in [line.split(" = ")[0] for line in text.splitlines()]:
+        kept = "\n".join(line for line in kept.splitlines() if not line.strip().startswith(f"{key} = "))
+    file.write_text(kept.replace("[general]", f"[general]\n{text}"))
+    assert code in [*examined(place), ""]
+
+
+def test_more_steps_than_anyone_trains_are_told_at_once(place):
+    place.change("tiny", train_network={"max_train_epochs": 10**12, "save_every_n_steps": 1}, expect={"total_steps": 3})
+    assert examined(place) == ["plan.too-long"]
+
+
 def break_dataset_folder(place):
     shutil.rmtree(place.images)
     place.images.write_text("a file")

@@ -1,5 +1,6 @@
 """The audit of images and folders: each fault on a real file, named once, and nothing said of sound ones."""
 
+import json
 import os
 import shutil
 import struct
@@ -10,6 +11,7 @@ from PIL import Image, ImageOps
 from workplace import make_workplace
 
 from spyke_kohya.audit.decoding import decode, decode_all
+from spyke_kohya.audit.duplicates import Alike, alike
 from spyke_kohya.audit.examine import Means, examine
 from spyke_kohya.audit.picture_cache import PictureCache, cache_directory
 from spyke_kohya.presets.loading import load
@@ -278,6 +280,22 @@ def test_a_cache_that_is_broken_is_as_none(place, tmp_path, harm):
     file.write_bytes(harm)
     assert cache.look(paths, lambda count: lambda done: None) == seen
     assert file.read_bytes() != harm
+
+
+def test_what_looks_alike_is_remembered_until_any_picture_changes(tmp_path):
+    cache = PictureCache(tmp_path / "cache")
+    thumbnails = [bytes(picture((9, 8), seed=seed).convert("L").tobytes()) for seed in (1, 2, 1)]
+    first = cache.compare(thumbnails)
+    assert first == list(alike(thumbnails)) == [Alike(0, 2, "near")]
+    kept = tmp_path / "cache/alike.json"
+    before = kept.read_bytes()
+    assert (cache.compare(thumbnails), kept.read_bytes()) == (first, before)
+    assert cache.compare(thumbnails[:2]) == []
+    for number in range(40):
+        cache.compare([*thumbnails, bytes([number] * 72)])
+    assert len(json.loads(kept.read_bytes())["answers"]) == 16
+    kept.write_bytes(b"[]")
+    assert cache.compare(thumbnails) == first
 
 
 def test_a_cache_that_can_not_be_written_costs_nothing_else(place, tmp_path):

@@ -250,6 +250,7 @@ _WRITTEN: Mapping[str, Entry] = {
     ),
     "plan.steps-ignored": Entry("With both, max_train_epochs wins.", _SD + "train_network.py:799"),
     "plan.below-one": Entry("sd-scripts divides by it, or would train nothing.", _SD + "train_network.py:799"),
+    "plan.too-long": Entry("A run of more than ten million steps is a slip of the pen.", _OURS),
     "plan.unexpected-steps": Entry(
         "[expect] total_steps says what was planned. 920 steps had been planned for the run of record, and 1840 were "
         "trained: the regularisation images double an epoch.",

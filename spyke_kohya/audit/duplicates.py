@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal, TypeAlias
@@ -33,6 +33,9 @@ class Alike:
     first: int
     second: int
     how: Literal["near", "mirrored"]
+
+
+Compare: TypeAlias = Callable[[list[bytes]], Iterable[Alike]]
 
 
 def roles_of(found: Scan, held_out: Scan) -> dict[str, Role]:
@@ -70,12 +73,12 @@ def _subsets(found: Scan, held_out: Scan) -> Iterator[tuple[ScannedSubset, bool]
             yield from ((subset, scanned is held_out) for subset in dataset.subsets)
 
 
-def check_duplicates(roles: Mapping[str, Role], pictures: Pictures) -> list[Finding]:
-    """Findings on pictures that are there twice, within a role or across two."""
+def check_duplicates(roles: Mapping[str, Role], pictures: Pictures, compare: Compare) -> list[Finding]:
+    """Findings on pictures that are there twice, within a role or across two. ``compare`` is ``alike``, or knows it."""
     paths = [path for path in roles if path in pictures and not pictures[path].problem]
     exact, distinct = _by_digest(paths, pictures)
     findings = [_same_bytes(first, other, roles) for first, *others in exact for other in others]
-    for pair in alike([bytes.fromhex(pictures[path].thumbnail) for path in distinct]):
+    for pair in compare([bytes.fromhex(pictures[path].thumbnail) for path in distinct]):
         findings.append(_same_look(distinct[pair.first], distinct[pair.second], pair.how, roles))
     return findings
 

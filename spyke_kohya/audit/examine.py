@@ -9,7 +9,7 @@ from typing import Any
 
 from spyke_kohya.audit.base_model import check_base_model, check_resolution
 from spyke_kohya.audit.captions import Rules, check_captions
-from spyke_kohya.audit.duplicates import check_duplicates, check_held_out_apart, roles_of
+from spyke_kohya.audit.duplicates import Compare, alike, check_duplicates, check_held_out_apart, roles_of
 from spyke_kohya.audit.expectations import check_expectations, meets
 from spyke_kohya.audit.heldout import check_heldout
 from spyke_kohya.audit.images import check_images, check_pictures
@@ -33,11 +33,12 @@ from spyke_kohya.scan import Caption, Scan, read_captions, scan
 class Means:
     """What an examination may use beside the preset.
 
-    ``look`` decodes images, None leaves that out; ``environment`` and ``home`` lead to the tokenizer's vocabulary;
+    ``look`` decodes images, None leaves that out; ``compare`` finds those that look alike; ``environment`` and ``home`` lead to the tokenizer's vocabulary;
     ``memory_bytes`` is the machine's, None leaves that out.
     """
 
     look: Callable[[Iterable[str]], Pictures] | None = None
+    compare: Compare = alike
     environment: Mapping[str, str] = field(default_factory=dict)
     home: Path = Path()
     memory_bytes: int | None = None
@@ -156,7 +157,7 @@ def _check_pictures(found: Scan, held_out: Scan, means: Means) -> list[Finding]:
         return findings
     roles = roles_of(found, held_out)
     pictures = means.look(roles)
-    return [*findings, *check_pictures(found, pictures), *check_duplicates(roles, pictures)]
+    return [*findings, *check_pictures(found, pictures), *check_duplicates(roles, pictures, means.compare)]
 
 
 def _plan(

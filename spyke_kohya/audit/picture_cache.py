@@ -17,10 +17,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
+from spyke_kohya.audit.duplicates import Alike, alike
 from spyke_kohya.audit.pictures import Listen, Picture, Pictures
 
 _FORMAT = 1
+_ANSWERS = 16
+# What reading a cache raises that isn't whole, or isn't one
+_NO_CACHE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _Stamp = tuple[int, int]
 
 
@@ -49,6 +54,17 @@ class PictureCache:
                 self._write(folder, stamps, seen)
         return seen
 
+    def compare(self, thumbnails: list[bytes]) -> list[Alike]:
+        """What ``alike`` finds among the thumbnails; the last few answers are kept, by all that they were found among."""
+        key = hashlib.sha256(b"".join(thumbnails)).hexdigest()
+        file = self.directory / "alike.json" if self.directory else None
+        known = _read_answers(file)
+        if key not in known:
+            known[key] = [astuple(pair) for pair in alike(thumbnails)]
+            if file is not None:
+                _keep(file, json.dumps({"format": _format(), "answers": dict(list(known.items())[-_ANSWERS:])}))
+        return [Alike(*pair) for pair in known[key]]
+
     def _file(self, folder: str) -> Path | None:
         name = hashlib.sha256(os.path.abspath(folder).encode(errors="surrogateescape")).hexdigest()
         return self.directory / f"{name[:32]}.json" if self.directory else None
@@ -65,7 +81,7 @@ class PictureCache:
                 for name, entry in document["pictures"].items()
                 for size, changed, digest, problem, mode, turn, animated, clear, (red, green, blue), look in [entry]
             }
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except _NO_CACHE:
             return {}
 
     def _write(self, folder: str, stamps: Mapping[str, _Stamp], seen: Pictures) -> None:
@@ -77,10 +93,7 @@ class PictureCache:
             for path, picture in seen.items()
             if os.path.dirname(path) == folder and not picture.problem
         }
-        text = json.dumps({"format": _format(), "pictures": entries})
-        with contextlib.suppress(OSError):  # a cache that can't be kept costs time, nothing else
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _replace(file, text)
+        _keep(file, json.dumps({"format": _format(), "pictures": entries}))
 
 
 def cache_directory(environment: Mapping[str, str], home: Path) -> Path:
@@ -105,6 +118,24 @@ def _stamp(path: str) -> _Stamp | None:
     if not stat.S_ISREG(status.st_mode):  # a pipe may never end
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def _read_answers(file: Path | None) -> dict[str, list[tuple[Any, ...]]]:
+    try:
+        document = json.loads(file.read_bytes()) if file else {}
+        if document.get("format") != _format():
+            return {}
+        return {
+            key: [(first, second, how) for first, second, how in pairs] for key, pairs in document["answers"].items()
+        }
+    except _NO_CACHE:
+        return {}
+
+
+def _keep(file: Path, text: str) -> None:
+    with contextlib.suppress(OSError):  # a cache that can't be kept costs time, nothing else
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _replace(file, text)
 
 
 def _replace(file: Path, text: str) -> None:

@@ -51,6 +51,7 @@ def examine_loaded(loaded: Loaded, root: Path, *, quick: bool = False, allow_pic
     with decoding_bar(is_terminal=sys.stderr.isatty()) as begin:
         means = Means(
             look=None if quick else partial(cache.look, begin=begin),
+            compare=cache.compare,
             environment=os.environ,
             home=Path.home(),
             memory_bytes=physical_memory_bytes(),

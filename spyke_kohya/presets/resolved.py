@@ -17,6 +17,9 @@ _CONFIG_NAMES = {"train_batch_size": "batch_size", "dataset_repeats": "num_repea
 # sd-scripts v0.10.1 utils.py:334
 _INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box")
 
+_LARGEST_SIDE = 65_536
+"""In pixels; the number of buckets grows with it, and no image that is trained on comes near."""
+
 _Values = Mapping[str, Any]
 
 
@@ -214,6 +217,11 @@ def _bucket_faults(read: _Values, resolution: Size, where: str) -> Iterator[Find
     if steps < 1:
         message = f"bucket_reso_steps is {steps}: it must be 64 or a multiple of it"
         yield error("dataset.bucket-steps", f"{where}.bucket_reso_steps", message, "write `bucket_reso_steps = 64`")
+        return
+    if max(*resolution, read["max_bucket_reso"]) > _LARGEST_SIDE:
+        message = f"max_bucket_reso is {read['max_bucket_reso']}: sd-scripts would list more buckets than memory holds"
+        remedy = f"choose sides of at most {_LARGEST_SIDE} pixels"
+        yield error("dataset.bucket-limits", f"{where}.max_bucket_reso", message, remedy)
         return
     try:
         limits = adjust_bucket_limits(resolution, read["min_bucket_reso"], read["max_bucket_reso"], steps)
