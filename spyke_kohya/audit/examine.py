@@ -33,7 +33,8 @@ from spyke_kohya.scan import Caption, Scan, read_captions, scan
 class Means:
     """What an examination may use beside the preset.
 
-    ``look`` decodes images, None leaves that out; ``compare`` finds those that look alike; ``environment`` and ``home`` lead to the tokenizer's vocabulary;
+    ``look`` decodes images, None leaves that out; ``compare`` finds those that look alike; ``environment`` and
+    ``home`` lead to the tokenizer's vocabulary;
     ``memory_bytes`` is the machine's, None leaves that out.
     """
 

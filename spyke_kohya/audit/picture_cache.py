@@ -55,7 +55,7 @@ class PictureCache:
         return seen
 
     def compare(self, thumbnails: list[bytes]) -> list[Alike]:
-        """What ``alike`` finds among the thumbnails; the last few answers are kept, by all that they were found among."""
+        """What ``alike`` finds among the thumbnails; the last few answers are kept, by what they were found among."""
         key = hashlib.sha256(b"".join(thumbnails)).hexdigest()
         file = self.directory / "alike.json" if self.directory else None
         known = _read_answers(file)
