@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from spyke_kohya import __version__
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 COMPLETE = "_SPYKE_KOHYA_COMPLETE"
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
