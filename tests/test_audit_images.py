@@ -10,11 +10,13 @@ import pytest
 from PIL import Image, ImageOps
 from workplace import make_workplace
 
+from spyke_kohya.audit import picture_cache
 from spyke_kohya.audit.decoding import decode, decode_all
 from spyke_kohya.audit.duplicates import Alike, alike
 from spyke_kohya.audit.examine import Means, examine
 from spyke_kohya.audit.picture_cache import PictureCache, cache_directory
 from spyke_kohya.presets.loading import load
+from spyke_kohya.scan import header_size
 
 ORIENTATION = 0x0112
 
@@ -278,8 +280,21 @@ def test_a_cache_that_is_broken_is_as_none(place, tmp_path, harm):
     seen = cache.look(paths, lambda count: lambda done: None)
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(harm)
-    assert cache.look(paths, lambda count: lambda done: None) == seen
+    assert PictureCache(tmp_path / "cache").look(paths, lambda count: lambda done: None) == seen
     assert file.read_bytes() != harm
+
+
+def test_a_size_that_is_known_needs_no_opening_and_a_changed_file_does(place, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(picture_cache, "header_size", lambda path: opened.append(path) or header_size(path))
+    path = str(place.images / "0.png")
+    assert PictureCache(tmp_path / "cache").size_of(path) == header_size(path)
+    PictureCache(tmp_path / "cache").look([path], lambda count: lambda done: None)
+    assert PictureCache(tmp_path / "cache").size_of(path) == header_size(path)
+    assert opened == [path]
+    Image.new("RGB", (96, 72)).save(path)
+    assert PictureCache(tmp_path / "cache").size_of(path) == (96, 72)
+    assert opened == [path, path]
 
 
 def test_what_looks_alike_is_remembered_until_any_picture_changes(tmp_path):

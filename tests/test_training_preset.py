@@ -6,7 +6,8 @@ import pytest
 import toml
 
 from spyke_kohya.engine.options import RESERVED, train_network_options
-from spyke_kohya.presets.training import REQUIRED, Expect, Launch, TrainingPreset, parse_training_preset
+from spyke_kohya.presets.schemas import dataset_schema, training_schema
+from spyke_kohya.presets.training import REQUIRED, Expect, Launch, parse_training_preset
 
 PRESETS = Path(__file__).parents[1] / "presets"
 NEEDED = {
@@ -120,7 +121,8 @@ def test_a_wrong_shape_is_one_fault_in_its_place(changes, code, where):
     assert faults(**changes) == [(code, where)]
 
 
-def test_every_key_says_what_it_is_for():
-    for model in (TrainingPreset, Launch, Expect):
-        for name, field in model.model_fields.items():
-            assert field.description, name
+@pytest.mark.parametrize("schema", [training_schema(), dataset_schema()])
+def test_every_key_says_what_it_is_for(schema):
+    for table in (schema, *schema["$defs"].values()):
+        for name, entry in table["properties"].items():
+            assert entry["description"], name

@@ -9,11 +9,14 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 
 from PIL import Image, ImageStat
 
 from spyke_kohya.audit.pictures import THUMBNAIL, Listen, Picture
+from spyke_kohya.engine.batching import Size
+from spyke_kohya.scan import BROKEN, header_size
 
 # What Pillow raises on a damaged file; sd-scripts catches none of it (train_util.py:2959 raises it again).
 _BROKEN = (
@@ -68,9 +71,16 @@ def decode(path: str) -> Picture:
         with open(path, "rb") as stream:
             digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
             with Image.open(stream) as image:
-                return _seen(image, digest)
+                return replace(_seen(image, digest), size=_header_size(path))
     except _BROKEN as fault:
         return Picture(problem=(str(fault) or type(fault).__name__).split("\n")[0])
+
+
+def _header_size(path: str) -> Size | None:
+    try:
+        return header_size(path)
+    except BROKEN:
+        return None
 
 
 def _seen(image: Image.Image, digest: str) -> Picture:

@@ -26,18 +26,19 @@ from spyke_kohya.plan import Plan, make_plan
 from spyke_kohya.presets.loading import Loaded, shown_path
 from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset, resolve
 from spyke_kohya.presets.training import TrainingPreset
-from spyke_kohya.scan import Caption, Scan, read_captions, scan
+from spyke_kohya.scan import Caption, Scan, SizeOf, header_size, read_captions, scan
 
 
 @dataclass(frozen=True)
 class Means:
     """What an examination may use beside the preset.
 
-    ``look`` decodes images, None leaves that out; ``compare`` finds those that look alike; ``environment`` and
-    ``home`` lead to the tokenizer's vocabulary;
-    ``memory_bytes`` is the machine's, None leaves that out.
+    ``size_of`` reads an image's header; ``look`` decodes images, None leaves that out; ``compare`` finds those that
+    look alike; ``environment`` and ``home`` lead to the tokenizer's vocabulary; ``memory_bytes`` is the machine's, None
+    leaves that out.
     """
 
+    size_of: SizeOf = header_size
     look: Callable[[Iterable[str]], Pictures] | None = None
     compare: Compare = alike
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -99,14 +100,14 @@ def _examine(loaded: Loaded, root: Path, stated: Mapping[str, Any], num_processe
         findings += _check_training(training, datasets or (), root, where, means)
     if datasets is None:
         return Examination(loaded, tuple(findings))
-    found = scan(datasets, root)
+    found = scan(datasets, root, means.size_of)
     plan, faults = _plan(loaded, found, stated, num_processes, where if loaded.kind == "training" else "")
     plan = _sized(plan, stated, root)
     findings += [*faults, *check_repeats(datasets, steps_confirmed=meets(plan, training.expect if training else None))]
     captions = read_captions(found)
     findings += check_captions(found, captions, _rules(captions, training, stated, root, means))
     findings += check_images(found, stated, is_complete=loaded.kind == "training")
-    findings += _check_pictures(found, _held_out(training, root), means)
+    findings += _check_pictures(found, _held_out(training, root, means), means)
     if training:
         findings += check_heldout(training, where)
         findings += check_output(training.effective_options, plan, root, where)
@@ -145,11 +146,11 @@ def _rules(
     return Rules(training.expect.trigger if training else None, counter, limit)
 
 
-def _held_out(training: TrainingPreset | None, root: Path) -> Scan:
+def _held_out(training: TrainingPreset | None, root: Path, means: Means) -> Scan:
     """The pictures that the preset holds out, if any."""
     folder = training.evaluate.heldout_dir if training else None
     subsets = (ResolvedSubset("evaluate", folder, False),) if folder else ()
-    return scan([ResolvedDataset("evaluate", (512, 512), subsets)], root)
+    return scan([ResolvedDataset("evaluate", (512, 512), subsets)], root, means.size_of)
 
 
 def _check_pictures(found: Scan, held_out: Scan, means: Means) -> list[Finding]:

@@ -15,14 +15,16 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spyke_kohya.audit.duplicates import Alike, alike
 from spyke_kohya.audit.pictures import Listen, Picture, Pictures
+from spyke_kohya.engine.batching import Size
+from spyke_kohya.scan import header_size
 
-_FORMAT = 1
+_FORMAT = 2
 _ANSWERS = 16
 # What reading a cache raises that isn't whole, or isn't one
 _NO_CACHE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -31,20 +33,20 @@ _Stamp = tuple[int, int]
 
 @dataclass(frozen=True)
 class PictureCache:
-    """One file a folder of images, under ``directory``; None keeps nothing."""
+    """One file a folder of images, under ``directory``, read once; None keeps nothing."""
 
     directory: Path | None
+    _folders: dict[str, dict[str, tuple[_Stamp, Picture]]] = field(default_factory=dict, init=False, repr=False)
+
+    def size_of(self, path: str) -> Size:
+        """What ``header_size`` says of an image, which is opened only if it isn't known."""
+        known = self._known(path, _stamp(path))
+        return known.size if known and known.size else header_size(path)
 
     def look(self, paths: Iterable[str], begin: Callable[[int], Listen]) -> Pictures:
         """The picture of every path. ``begin`` is told how many must be decoded and gives what listens to it."""
         stamps = {path: stamp for path in paths if (stamp := _stamp(path)) is not None}
-        folders = sorted({os.path.dirname(path) for path in stamps})
-        known = {folder: self._read(folder) for folder in folders}
-        seen: Pictures = {}
-        for path, stamp in stamps.items():
-            entry = known[os.path.dirname(path)].get(os.path.basename(path))
-            if entry is not None and entry[0] == stamp:
-                seen[path] = entry[1]
+        seen = {path: picture for path, stamp in stamps.items() if (picture := self._known(path, stamp))}
         missing = [path for path in stamps if path not in seen]
         if missing:
             from spyke_kohya.audit.decoding import decode_all  # Pillow, not loaded where nothing is decoded
@@ -65,6 +67,13 @@ class PictureCache:
                 _keep(file, json.dumps({"format": _format(), "answers": dict(list(known.items())[-_ANSWERS:])}))
         return [Alike(*pair) for pair in known[key]]
 
+    def _known(self, path: str, stamp: _Stamp | None) -> Picture | None:
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = self._read(folder)
+        kept_for, picture = self._folders[folder].get(name, (None, None))
+        return picture if kept_for == stamp else None
+
     def _file(self, folder: str) -> Path | None:
         name = hashlib.sha256(os.path.abspath(folder).encode(errors="surrogateescape")).hexdigest()
         return self.directory / f"{name[:32]}.json" if self.directory else None
@@ -76,11 +85,8 @@ class PictureCache:
             document = json.loads(file.read_bytes()) if file else {}
             if document.get("format") != _format():
                 return {}
-            return {
-                name: ((size, changed), Picture(digest, problem, mode, turn, animated, clear, (red, green, blue), look))
-                for name, entry in document["pictures"].items()
-                for size, changed, digest, problem, mode, turn, animated, clear, (red, green, blue), look in [entry]
-            }
+            pictures = document["pictures"]
+            return {name: ((length, changed), _picture(*seen)) for name, (length, changed, *seen) in pictures.items()}
         except _NO_CACHE:
             return {}
 
@@ -89,11 +95,13 @@ class PictureCache:
         if file is None:
             return
         entries = {
-            os.path.basename(path): [*stamps[path], *astuple(picture)]
+            os.path.basename(path): (stamps[path], picture)
             for path, picture in seen.items()
             if os.path.dirname(path) == folder and not picture.problem
         }
-        _keep(file, json.dumps({"format": _format(), "pictures": entries}))
+        self._folders[folder] = entries
+        flat = {name: [*stamp, *vars(picture).values()] for name, (stamp, picture) in entries.items()}
+        _keep(file, json.dumps({"format": _format(), "pictures": flat}))
 
 
 def cache_directory(environment: Mapping[str, str], home: Path) -> Path:
@@ -108,6 +116,13 @@ def _format() -> str:
     from PIL import __version__ as pillow
 
     return f"{_FORMAT}, Pillow {pillow}"  # another Pillow may read a file otherwise
+
+
+def _picture(*seen: Any) -> Picture:
+    """A picture from its fields as JSON has them."""
+    digest, problem, mode, turn, animated, clear, (red, green, blue), look, size = seen
+    pixels = (size[0], size[1]) if size else None
+    return Picture(digest, problem, mode, turn, animated, clear, (red, green, blue), look, pixels)
 
 
 def _stamp(path: str) -> _Stamp | None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from spyke_kohya.engine.batching import Size
+
 THUMBNAIL = (9, 8)
 """Width and height of the grey thumbnail by which pictures are compared."""
 
@@ -17,7 +19,8 @@ class Picture:
     """One decoded file, or the ``problem`` that decoding it ended in.
 
     ``digest`` is of its bytes, ``thumbnail`` its 9x8 grey pixels in hexadecimal. ``transparent`` is the share of pixels
-    that are, ``beneath`` the colour (red, green, blue) that they have once the transparency is dropped.
+    that are, ``beneath`` the colour (red, green, blue) that they have once the transparency is dropped. ``size`` is
+    what ``header_size`` says, None where it raises.
     """
 
     digest: str = ""
@@ -28,6 +31,7 @@ class Picture:
     transparent: float = 0.0
     beneath: tuple[int, int, int] = (255, 255, 255)
     thumbnail: str = ""
+    size: Size | None = None
 
 
 Pictures: TypeAlias = dict[str, Picture]

@@ -50,6 +50,7 @@ def examine_loaded(loaded: Loaded, root: Path, *, quick: bool = False, allow_pic
     cache = PictureCache(cache_directory(os.environ, Path.home()))
     with decoding_bar(is_terminal=sys.stderr.isatty()) as begin:
         means = Means(
+            size_of=cache.size_of,
             look=None if quick else partial(cache.look, begin=begin),
             compare=cache.compare,
             environment=os.environ,
