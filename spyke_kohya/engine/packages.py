@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -15,14 +14,8 @@ def site_packages(python: Path) -> list[Path]:
     return sorted((python.parent.parent / "lib").glob("python3.*/site-packages"))
 
 
-def installed_versions(python: Path) -> Mapping[str, str]:
-    """Versions by package name, in lower case with ``-`` for ``_``."""
-    found = distributions(path=[str(path) for path in site_packages(python)])
-    return {
-        str(item.metadata["Name"]).lower().replace("_", "-"): item.version for item in found if item.metadata["Name"]
-    }
-
-
 def recorded_versions(python: Path) -> dict[str, str]:
-    versions = installed_versions(python)
-    return {name: versions[name] for name in RECORDED if name in versions}
+    """The versions of those of ``RECORDED`` that are there, by name."""
+    paths = [str(path) for path in site_packages(python)]
+    found = {name: next(iter(distributions(name=name, path=paths)), None) for name in RECORDED}
+    return {name: package.version for name, package in found.items() if package}
