@@ -23,5 +23,5 @@ def spyke(
         check=False,
         cwd=cwd,
         preexec_fn=limit,
-        env=os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "100"},
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "COLUMNS": "100"},
     )

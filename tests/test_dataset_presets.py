@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import toml
 
-from spyke_kohya.presets.dataset import DreamBoothSubset, General, parse_dataset_config
+from spyke_kohya.presets.dataset import parse_dataset_config
 from spyke_kohya.presets.resolved import resolve
 
 ORACLE = Path(__file__).parent / "data" / "oracle"
@@ -101,11 +101,6 @@ def test_a_boolean_given_as_a_number_is_accepted_with_a_warning_as_sd_scripts_co
     config, findings = parse_dataset_config(one_dataset({"num_repeats": True}), "x.toml")
     assert config is not None
     assert [(found.code, found.severity) for found in findings] == [("dataset.bool-number", "warning")]
-
-
-def test_every_key_has_a_help_text():
-    for table in (General, DreamBoothSubset):
-        assert all(field.description for field in table.model_fields.values())
 
 
 def test_a_value_comes_from_the_nearest_place_that_sets_it():

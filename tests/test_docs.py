@@ -20,8 +20,6 @@ from tests.commands import PROJECT
 DOCS = PROJECT / "docs"
 PAGES = ("how-to-deploy.md", "how-to-compare-runs.md", "how-to-repeat-a-run.md")
 
-pytestmark = pytest.mark.xdist_group("docs")
-
 
 class Workspace:
     """A folder with the project's presets and scripts, and a shell that finds ``spyke-kohya``."""

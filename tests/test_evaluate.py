@@ -31,8 +31,6 @@ ROOT = Path(__file__).parents[1]
 MINIATURE = ROOT / "scripts" / "miniature"
 NAMES = ["base", *(f"tiny-step0000000{step}.safetensors" for step in (2, 4)), "tiny.safetensors", "base again"]
 
-pytestmark = pytest.mark.xdist_group("evaluate")
-
 
 def spyke(where: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "spyke_kohya.cli", *map(str, words)]

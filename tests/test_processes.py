@@ -3,13 +3,21 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from workplace import assert_gone
 
 from spyke_kohya.run import processes
 from spyke_kohya.run.process import EngineProcess
-from spyke_kohya.run.processes import ProcessMark, end_group, is_running, mark_of, members_of_group
+from spyke_kohya.run.processes import (
+    ProcessMark,
+    end_group,
+    is_running,
+    mark_of,
+    members_of_group,
+    working_directory,
+)
 
 
 @pytest.fixture(params=["proc", "ps"])
@@ -51,6 +59,13 @@ def test_the_members_of_a_group_are_known_by_their_commands(table, sleeper):
     (member,) = members_of_group(sleeper.pid)
     assert (member.pid, member.group) == (sleeper.pid, sleeper.pid)
     assert "a-sleeper" in member.command
+
+
+def test_where_a_process_runs_is_known(table, sleeper):
+    assert working_directory(sleeper.pid) == Path.cwd()
+    sleeper.kill()
+    sleeper.wait()
+    assert working_directory(sleeper.pid) is None
 
 
 def test_a_group_is_ended(table, sleeper):

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.errors import PresetError
-from spyke_kohya.run.processes import ProcessMark, RunningProcess, is_running, running_processes
+from spyke_kohya.run.processes import (
+    ProcessMark,
+    RunningProcess,
+    is_running,
+    running_processes,
+    working_directory,
+)
 from spyke_kohya.run.redact import Redactor
 from spyke_kohya.run.rundir import RunDirectory, runs_under
 
@@ -122,10 +128,19 @@ def _left_of(engine: ProcessMark | None, run: RunDirectory) -> list[RunningProce
     A wrapper may be killed before it has noted the leader, and a leader may be gone before its trainer.
     """
     table = running_processes()
-    logs = f"/{run.path.name}/{run.tensorboard.name}"
-    ours = [p for p in table if ("--logging_dir=" in p.command and logs in p.command) or _is(p, engine)]
-    groups = {process.group for process in ours}
+    groups = {process.group for process in table if _is(process, engine) or _logs_into(run, process)}
     return [process for process in table if process.group in groups]
+
+
+def _logs_into(run: RunDirectory, process: RunningProcess) -> bool:
+    """Whether a process was told to log into this very run: another folder may have a run of the same name."""
+    ending = f"/{run.path.name}/{run.tensorboard.name}"
+    _, told, rest = process.command.partition("--logging_dir=")
+    logging_dir, ended, _ = rest.partition(ending)
+    if not (told and ended):
+        return False
+    at = working_directory(process.pid)
+    return at is not None and (at / f"{logging_dir}{ending}").resolve() == run.tensorboard.resolve()
 
 
 def _is(process: RunningProcess, mark: ProcessMark | None) -> bool:

@@ -1,6 +1,6 @@
 """Who runs on this machine: a process told from a later one of the same number, and what is left of a group.
 
-Reads ``/proc`` where there is one, else asks ``ps``. A zombie counts as ended.
+Reads ``/proc`` where there is one, else asks ``ps`` and ``lsof``. A zombie counts as ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spyke_kohya.errors import EngineError
 from spyke_kohya.run.process import ask
 
 _PROC = Path("/proc")
-_PS_TIMEOUT_S = 10.0
+_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 
 
@@ -57,6 +57,17 @@ def running_processes() -> list[RunningProcess]:
 def members_of_group(group: int) -> list[RunningProcess]:
     """The running processes of a process group."""
     return [process for process in _processes() if process.group == group]
+
+
+def working_directory(pid: int) -> Path | None:
+    """Where a process runs; None where that can't be known."""
+    if (_PROC / "self/stat").exists():
+        try:
+            return (_PROC / str(pid) / "cwd").readlink()
+        except OSError:
+            return None
+    told = _ask("lsof", "-a", "-p", str(pid), "-d", "cwd", "-Fn").splitlines()  # a line a field, after its letter
+    return next((Path(line[1:]) for line in told if line.startswith("n/")), None)
 
 
 def end_group(group: int, *, patience_s: float = 10.0) -> bool:
@@ -104,13 +115,18 @@ def _boot_id() -> str:
 
 def _from_ps(pid: int | None) -> Iterator[RunningProcess]:
     which = ["-A"] if pid is None else ["-p", str(pid)]
-    argv = ["ps", *which, "-ww", "-o", "pid=,pgid=,stat=,lstart=,command="]
-    try:
-        answer = ask(argv, env={"PATH": "/bin:/usr/bin", "LC_ALL": "C"}, cwd=Path("/"), timeout_s=_PS_TIMEOUT_S)
-    except EngineError:  # a system without either: nothing can be said
-        return
-    for line in answer.stdout.decode(errors="replace").splitlines():
+    for line in _ask("ps", *which, "-ww", "-o", "pid=,pgid=,stat=,lstart=,command=").splitlines():
         words = line.split(maxsplit=8)  # lstart is five words: Sun Nov 22 12:16:01 2026
         if len(words) >= 8 and not words[2].startswith("Z"):
             command = words[8] if len(words) > 8 else ""
             yield RunningProcess(int(words[0]), int(words[1]), " ".join(words[3:8]), command)
+
+
+def _ask(*argv: str) -> str:
+    """What a program of the system says; empty where there is no such program: nothing can be said then."""
+    environment = {"PATH": "/bin:/usr/bin:/usr/sbin", "LC_ALL": "C"}
+    try:
+        answer = ask(argv, env=environment, cwd=Path("/"), timeout_s=_TIMEOUT_S)
+    except EngineError:
+        return ""
+    return answer.stdout.decode(errors="replace")

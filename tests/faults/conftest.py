@@ -50,9 +50,9 @@ class Scene:
     def start(
         self, scenario: str, *flags: str, at: int = 12, err: int | IO[str] = subprocess.PIPE, **more: str
     ) -> subprocess.Popen[str]:
-        """``train`` as a person starts it; returns at once."""
+        """``train`` as a program starts it, which wants no ranking and no picture; returns at once."""
         process = subprocess.Popen(
-            self.place.command("train", "tiny", *flags),
+            self.place.command("train", "tiny", "--json", *flags),
             cwd=self.place.root,
             env=self.environment(scenario, at, **more),
             stdin=subprocess.DEVNULL,

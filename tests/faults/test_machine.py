@@ -1,5 +1,6 @@
 """What a machine does to a run: full disks, directories that go, clocks that go back, two at once."""
 
+import json
 import os
 import resource
 import shutil
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workplace import assert_gone
+from workplace import assert_gone, make_workplace
+
+from tests.faults.conftest import Scene
 
 
 def test_a_full_disk_under_the_record_does_not_end_a_training(scene):
@@ -88,6 +91,22 @@ def test_two_launches_at_once(scene):
     scene.go.write_text("go")
     assert scene.end(process).returncode == 0
     assert scene.record()["status"] == "finished"
+
+
+def test_a_run_of_the_same_name_elsewhere_is_left_alone(scene, tmp_path):
+    """Two folders whose runs began in the same second; both wrappers were killed, here before it noted its engine."""
+    process, trainer = scene.start_until_ready("waits")
+    process.kill()
+    process.wait()
+    elsewhere = Scene(make_workplace(tmp_path / "elsewhere"))
+    shutil.copytree(scene.place.output / "runs", elsewhere.place.output / "runs")
+    file = elsewhere.runs()[0] / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"engine_process": None}))
+    ended = elsewhere.run("", "--end-stale")
+    assert ended.returncode == 0, ended.stderr
+    assert f"stale: {elsewhere.runs()[0].name}" in ended.stderr
+    assert "ended what was left" not in ended.stderr
+    os.kill(trainer, 0)
 
 
 def test_two_launches_in_the_same_moment(scene):
