@@ -57,7 +57,7 @@ contract: $(DEV_READY) ## the contract suite on the real sd-scripts too (about 1
 	@$(BIN)/python -m pytest tests/contract --require-engine -v $(ARGS)
 
 faults: $(DEV_READY) ## every fault of docs/reliability.md, 20 times (under 10 minutes on 2 idle cores)
-	@$(BIN)/python -m pytest -q -n 2 tests/faults --times 20 $(ARGS)
+	@$(BIN)/python -m pytest -q -n 4 tests/faults --times 20 $(ARGS)
 
 bench: $(DEV_READY) demo-inputs ## how fast the wrapper itself is
 	@$(BIN)/python scripts/bench.py $(ARGS)

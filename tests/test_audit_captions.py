@@ -87,6 +87,15 @@ def test_a_byte_order_mark_spoils_the_trigger(place):
     assert [finding.code for finding in findings_of(place)] == ["captions.byte-order-mark", "captions.trigger-missing"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that nobody can read")
+def test_a_caption_that_can_not_be_read_stops_the_launch(place):
+    (place.images / "0.txt").unlink()
+    (place.images / "0.txt").symlink_to("/proc/self/mem")  # a plain file whose first byte is an I/O error
+    finding = only(place)
+    assert (finding.code, finding.severity) == ("captions.unreadable", "error")
+    assert finding.where.endswith("0.txt")
+
+
 def test_a_shuffled_or_dropped_trigger_must_be_kept(place):
     set_general(place, shuffle_caption=True)
     assert only(place).message == "keep_tokens is 0, so the trigger 'spyke' is moved by shuffle_caption"

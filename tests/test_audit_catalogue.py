@@ -40,6 +40,14 @@ def test_every_entry_says_why_and_where_it_was_seen():
         assert explanation(code).startswith(f"{code}\n  ")
 
 
+def test_every_code_is_found_by_a_test():
+    here = Path(__file__)
+    tests = " ".join(file.read_text(encoding="utf-8") for file in here.parent.rglob("test_*.py") if file != here)
+    untested = [code for code in CATALOGUE if not re.search(rf"\b{re.escape(code)}\b(?!-)", tests)]
+    assert untested == []
+    assert len(CATALOGUE) > 110
+
+
 def test_a_code_is_explained_and_an_unknown_one_is_a_usage_error(tmp_path):
     place = make_workplace(tmp_path)
     told = place.spyke("validate", "--explain", "dataset.reg-unused")

@@ -104,7 +104,28 @@ def test_a_pickle_is_refused_unless_allowed(place, name):
 
 def test_eight_bit_weights_are_noted(place):
     write_big_base(place.root / "base.safetensors", 100, "F8_E4M3")
-    assert "holds weights as F8_E4M3" in only(place).message
+    finding = only(place)
+    assert finding.code == "base.dtype"
+    assert "holds weights as F8_E4M3" in finding.message
+
+
+def test_a_preset_that_holds_nothing_out_is_doubted(place):
+    place.change("tiny", evaluate={"heldout_dir": None})
+    finding = only(place)
+    assert (finding.code, finding.severity) == ("evaluate.no-heldout", "warning")
+
+
+def test_a_range_for_face_crops_is_two_numbers(place):
+    finding = only(place, "train_network.face_crop_aug_range='2.0'")
+    assert (finding.code, finding.remedy) == ("dataset.face-crop-aug-range", 'write it like "2.0,4.0"')
+    assert findings_of(place, "train_network.face_crop_aug_range='2.0,4.0'") == []
+
+
+def test_a_cache_of_sizes_and_captions_is_believed_and_named(place):
+    place.change("data", general={"caption_extension": ".txt", "cache_info": True})
+    assert findings_of(place) == []
+    (place.images / "metadata_cache.json").write_text("{}")
+    assert only(place).code == "dataset.info-cache"
 
 
 def test_a_resolution_that_the_base_does_not_know(place):

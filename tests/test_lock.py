@@ -64,7 +64,7 @@ def test_everything_that_drifted_is_told_at_once(work):
     done = spyke("lock", "small", "--check", cwd=work)
     told = " ".join(done.stderr.split())
     assert done.returncode == 3
-    assert "train_network.seed was 42, is 43" in told
+    assert "[preset.drifted] train_network.seed was 42, is 43" in told
     assert "dataset preset: datasets[0].subsets[0].num_repeats was 2, is 1" in told
     assert "plan: num_train_images was 4, is 3" in told
     assert "train/1_spyke/2.png [images.drifted] this image is new since the lock" in told
@@ -78,6 +78,15 @@ def test_another_base_model_is_drift(work):
     lock.write_text(json.dumps(locked))
     done = spyke("lock", "small", "--check", cwd=work)
     assert (done.returncode, "base model: sha256 was" in done.stderr) == (3, True)
+
+
+def test_another_package_in_the_engine_s_python_is_drift(work):
+    lock = work / "presets/small.lock"
+    locked = json.loads(lock.read_text())
+    locked["engine"]["packages"]["torch"] = "1.0"
+    lock.write_text(json.dumps(locked))
+    told = " ".join(spyke("lock", "small", "--check", cwd=work).stderr.split())
+    assert "[engine.drifted] torch was 1.0, is " in told
 
 
 def test_without_a_lock_a_locked_training_says_how_to_make_one(work):

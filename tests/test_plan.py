@@ -281,6 +281,14 @@ def test_a_validation_without_a_seed_is_trained_on_too():
     assert "chance" not in findings[0].message
 
 
+def test_an_image_in_both_parts_of_a_split_is_said():
+    """5 images at 0.3: ceil(3.5) are trained, and round(1.5) validated."""
+    dataset = {"subsets": [TRAIN], "validation_split": 0.3, "validation_seed": 1}
+    five = {f"train/{name}.png": (512, 512) for name in "abcde"}
+    assert codes(planned([dataset], images=five)[1]) == ["dataset.validation-overlap"]
+    assert codes(planned([dataset | {"validation_split": 0.2}], images=five)[1]) == []
+
+
 def test_a_missing_folder_is_an_error_with_its_place(tmp_path):
     config, _ = parse_dataset_config({"datasets": [{"resolution": 512, "subsets": [TRAIN]}]}, "x.toml")
     datasets, _ = resolve(config, FOUR_EPOCHS, "x.toml")

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from spyke_kohya.engine.release import COMMIT, commit_of, find_engine
+from spyke_kohya.audit.engine import check_engine
+from spyke_kohya.engine.release import COMMIT, Engine, commit_of, find_engine
 from spyke_kohya.errors import EngineError
 
 PYTHON = Path(sys.executable)
@@ -106,6 +108,18 @@ def test_sd_scripts_is_told_from_what_has_its_face(tmp_path):
     (directory / "library").mkdir()
     (directory / "library" / "train_util.py").write_text("")
     assert found(tmp_path, preset_engine="e").is_sd_scripts
+
+
+def test_another_commit_of_sd_scripts_is_a_warning(tmp_path):
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "train_util.py").touch()
+    engine = Engine(tmp_path, Path("python"), "b" * 40)
+    (finding,) = check_engine(engine)
+    assert (finding.code, finding.severity) == ("engine.other-commit", "warning")
+    assert [check_engine(replace(engine, commit=commit)) for commit in (COMMIT, None)] == [[], []]
+    (library / "train_util.py").unlink()
+    assert check_engine(engine) == []
 
 
 def test_the_pin_is_the_submodule_s():

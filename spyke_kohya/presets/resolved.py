@@ -109,15 +109,15 @@ def _given_options(options: Mapping[str, object]) -> tuple[dict[str, Any], list[
     if merged.get("caption_extention") is not None:
         merged["caption_extension"] = merged["caption_extention"]
     findings = []
-    for name, kind, code in (
-        ("resolution", int, "dataset.resolution"),
-        ("face_crop_aug_range", float, "dataset.face-crop-aug-range"),
+    for name, kind, code, like in (
+        ("resolution", int, "dataset.resolution", '"512" or "512,768"'),
+        ("face_crop_aug_range", float, "dataset.face-crop-aug-range", '"2.0,4.0"'),
     ):
         try:
             merged[name] = _numbers_of(merged.get(name), kind)
         except ValueError:
-            message = f"{merged[name]!r} is neither a size nor width,height"
-            findings.append(error(code, f"[train_network] {name}", message, 'write "512" or "512,768"'))
+            message = f"{merged[name]!r} can't be read as numbers for {name}"
+            findings.append(error(code, f"[train_network] {name}", message, f"write it like {like}"))
             merged[name] = None
     return {_CONFIG_NAMES.get(name, name): value for name, value in merged.items()}, findings
 
