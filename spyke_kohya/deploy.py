@@ -21,13 +21,13 @@ from spyke_kohya import __version__
 from spyke_kohya.engine.base_model import inspect_base_model
 from spyke_kohya.engine.lora_file import (
     LoraFile,
-    LoraFileError,
     alphas_of,
     data_sha256,
     first_not_finite,
     read_lora,
     write_with_metadata,
 )
+from spyke_kohya.engine.tensor_file import TensorFileError
 from spyke_kohya.errors import DeployError
 from spyke_kohya.shipment import Shipment
 
@@ -128,7 +128,7 @@ def check_lora(path: Path, base: Path | None = None) -> LoraFile:
         lora = read_lora(path)
         alphas_of(lora)
         broken = first_not_finite(lora)
-    except LoraFileError as fault:
+    except TensorFileError as fault:
         raise DeployError(str(fault), where=where, remedy="deploy another checkpoint with --step N") from fault
     if broken:
         message = f"its weights are not all numbers (the first such tensor is {broken}): it would draw black pictures"

@@ -21,10 +21,12 @@ FAMILIES = {
 
 
 def safetensors(path: Path, *names: str, cut_bytes: int = 0, **more: object) -> Path:
-    header = json.dumps(
-        {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in names} | more
-    ).encode()
-    path.write_bytes((struct.pack("<Q", len(header)) + header + b"\0" * 4)[: -cut_bytes or None])
+    entries = {
+        name: {"dtype": "F32", "shape": [1], "data_offsets": [4 * place, 4 * place + 4]}
+        for place, name in enumerate(names)
+    }
+    header = json.dumps(entries | more).encode()
+    path.write_bytes((struct.pack("<Q", len(header)) + header + b"\0" * 4 * len(names))[: -cut_bytes or None])
     return path
 
 

@@ -53,6 +53,19 @@ def test_a_cut_says_how_much_is_there(tmp_path):
     assert inspect(file).problem == f"it is cut off: {size - 1} of {size} bytes"
 
 
+@pytest.mark.parametrize("data", [b"", b"short", b"<html>not found</html>", struct.pack("<Q", 2) + b"[]"])
+def test_the_hash_is_that_of_all_bytes_whatever_they_are(tmp_path, data):
+    (tmp_path / "a.safetensors").write_bytes(data)
+    assert inspect(tmp_path / "a.safetensors").sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_tensors_that_share_bytes_are_no_checkpoint(tmp_path):
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({"a": entry, "b": entry}).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    assert inspect(tmp_path / "a.safetensors").problem == "its tensors do not follow one another"
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_one_number_that_is_not_finite_spoils_a_file(tmp_path, number, dtype):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from spyke_kohya.engine.tensor_file import TensorFileError, read_header
 
 Family = Literal["SD1.5", "SD2", "SDXL", "SD3", "FLUX", "unknown"]
-
-_MAX_HEADER_BYTES = 100_000_000
-# What reading a header raises that isn't one, or is one of something else
-_BROKEN = (OSError, ValueError, struct.error, LookupError, TypeError, AttributeError, RecursionError)
 
 # A tensor that only this family's original checkpoints have (sd-scripts v0.10.1 model_util.py, sdxl_model_util.py).
 _TELLING_KEYS: tuple[tuple[str, Family], ...] = (
@@ -55,10 +52,9 @@ def inspect_base_model(path: Path) -> BaseHeader:
     if path.suffix.lower() != ".safetensors":
         return BaseHeader("pickle", "unknown")
     try:
-        keys = _tensor_names(path)
-    except _BROKEN as fault:
+        return BaseHeader("safetensors", family_of(list(read_header(path).tensors)))
+    except TensorFileError as fault:
         return BaseHeader("broken", "unknown", f"not a readable safetensors file: {fault}")
-    return BaseHeader("safetensors", family_of(keys))
 
 
 def family_of(tensor_names: list[str]) -> Family:
@@ -81,29 +77,12 @@ def read_weights(path: Path) -> Weights | None:
     parts = ("unet", "text_encoder", "vae")
     try:
         files = [path] if path.is_file() else [file for part in parts for file in (path / part).glob("*.safetensors")]
-        tensors = [tensor for file in files for tensor in _tensors(file).values()]
-        numbers = sum(math.prod(tensor["shape"]) for tensor in tensors)
+        tensors = [tensor for file in files for tensor in read_header(file).tensors.values()]
+        numbers = sum(math.prod(tensor.shape) for tensor in tensors)
         is_sound = 0 < numbers <= 8 * sum(file.stat().st_size for file in files)
-        return Weights(numbers, frozenset(str(tensor["dtype"]) for tensor in tensors)) if is_sound else None
-    except _BROKEN:
+        return Weights(numbers, frozenset(tensor.dtype for tensor in tensors)) if is_sound else None
+    except (OSError, ValueError):  # no path, or no header
         return None
-
-
-def _tensor_names(path: Path) -> list[str]:
-    return list(_tensors(path))
-
-
-def _tensors(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
-            raise ValueError("its header is longer than the file")
-        header = json.loads(stream.read(length))
-    tensors = {name: header[name] for name in header if name != "__metadata__"}
-    end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    if path.stat().st_size < end:
-        raise ValueError(f"it is cut short: {path.stat().st_size} of {end} bytes")
-    return tensors
 
 
 def _inspect_directory(path: Path) -> BaseHeader:
@@ -112,5 +91,5 @@ def _inspect_directory(path: Path) -> BaseHeader:
         encoder = json.loads((path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
         family = _PIPELINES.get(index.get("_class_name", ""))
         return BaseHeader("diffusers", family or _TEXT_ENCODERS.get(encoder.get("hidden_size"), "unknown"))
-    except _BROKEN as fault:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as fault:
         return BaseHeader("broken", "unknown", f"not a diffusers model: {fault}")

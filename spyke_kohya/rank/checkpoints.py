@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
-
 from spyke_kohya.engine.filenames import CheckpointKind, FileName, parse_file_name
+from spyke_kohya.engine.tensor_file import TensorFileError, read_header
 from spyke_kohya.errors import UsageError
 from spyke_kohya.rank.facts import Facts, facts_from_metadata, steps_in
 from spyke_kohya.rank.result import Candidate
@@ -75,9 +74,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """One checkpoint, from its header alone: no tensor is read."""
     parsed = parse_file_name(path.name) or FileName(path.stem, "final", None)
     try:
-        with safe_open(path, framework="numpy") as opened:  # type: ignore[no-untyped-call, attr-defined]
-            metadata = opened.metadata() or {}
-    except (SafetensorError, OSError) as problem:
+        metadata = read_header(path).metadata
+    except TensorFileError as problem:
         reason = f"not a readable safetensors file: {problem}"
         return Checkpoint(path, parsed.output_name, parsed.kind, _step_in_name(parsed), reason)
     named = _named(path, parsed, metadata)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from spyke_kohya.engine.tensor_file import read_header
+from spyke_kohya.engine.tensor_values import read_values
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.rank.windows import FloatArray
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
-_MOST_HEADER_BYTES = 100_000_000
 BLOW_UP = 3.0
 """A norm that grows by this factor from one checkpoint to the next, when it had grown steadily, has blown up."""
 
@@ -36,7 +33,7 @@ def weight_norm(file: Path) -> WeightNorm:
     try:
         tensors = _read(file)
         squares = {name: _squared_norm(tensors, name) for name in _layers(tensors)}
-    except (OSError, ValueError, KeyError, struct.error) as fault:
+    except (OSError, ValueError, KeyError) as fault:
         raise NothingToRank(f"its weights can't be read: {fault}", where=str(file)) from fault
     if not squares:
         raise NothingToRank("there is no LoRA in it", where=str(file))
@@ -62,26 +59,12 @@ def _squared_norm(tensors: dict[str, FloatArray], name: str) -> float:
 
 
 def _read(file: Path) -> dict[str, FloatArray]:
-    """Every tensor as 64-bit floats; numpy has no bfloat16, which is the upper half of a 32-bit float."""
+    """Every tensor of a LoRA, in its shape, as 64-bit floats. Raises OSError and TensorFileError."""
+    header = read_header(file)
+    names = [name for name in header.tensors if _is_lora(name)]
     with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > _MOST_HEADER_BYTES:
-            raise ValueError("not a safetensors file")
-        header = json.loads(stream.read(length))
-        data = stream.read()
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    return {name: _tensor(entry, data) for name, entry in entries.items() if _is_lora(name)}
+        return {name: read_values(stream, header, name).astype(np.float64) for name in names}
 
 
 def _is_lora(name: str) -> bool:
     return name.endswith((".lora_down.weight", ".lora_up.weight", ".alpha"))
-
-
-def _tensor(entry: dict[str, Any], data: bytes) -> FloatArray:
-    begin, end = entry["data_offsets"]
-    raw = data[begin:end]
-    if entry["dtype"] == "BF16":
-        values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    else:
-        values = np.frombuffer(raw, _DTYPES[entry["dtype"]]).astype(np.float64)
-    return np.asarray(values.reshape(entry["shape"]), dtype=np.float64)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open  # type: ignore[attr-defined]
-
 from spyke_kohya.audit.examine import Examination
+from spyke_kohya.engine.tensor_file import read_header
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.plan import explain
 from spyke_kohya.rank.heldout_file import has_evaluation
@@ -195,9 +194,8 @@ def _tags(result: RankResult | None) -> Iterator[TagTable]:
     if not files or files[0] is None:
         return
     try:
-        with safe_open(files[0], framework="numpy") as opened:  # type: ignore[no-untyped-call, attr-defined]
-            frequencies = json.loads((opened.metadata() or {}).get("ss_tag_frequency", "{}"))
-    except (OSError, SafetensorError, ValueError):
+        frequencies = json.loads(read_header(files[0]).metadata.get("ss_tag_frequency", "{}"))
+    except ValueError:
         return
     for folder, tags in frequencies.items() if isinstance(frequencies, dict) else ():
         counted = sorted(tags.items(), key=lambda item: (-item[1], item[0]))

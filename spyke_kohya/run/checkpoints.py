@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from spyke_kohya.engine.tensor_file import Tensor, TensorFileError, parse_header
+
+_Read = Callable[[int], bytes]
+
 _CHUNK_BYTES = 1 << 22  # a multiple of every number's size
-_MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 # The bits of a number's exponent: where all are set it is infinite or no number. 8-bit floats have no infinity, and
 # whole numbers are finite.
 # By type: a number's bytes, and which bits of its highest byte and of the one below make the exponent.
@@ -47,78 +48,56 @@ class Inspection:
     problem: str
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    name: str
-    dtype: str
-    start: int
-    end: int
-
-
 def inspect(file: Path) -> Inspection:
     """Read a checkpoint once, in pieces of 4 MB; never raises. Of ``.pt`` and ``.ckpt`` only the archive is checked."""
     try:
         with file.open("rb") as stream:
             size = file.stat().st_size
             digest = hashlib.sha256()
-            problem = _problem(stream, size, digest) if file.suffix == ".safetensors" else _archive_problem(file)
-            while piece := stream.read(_CHUNK_BYTES):
-                digest.update(piece)
+            read = _hashing(stream, digest)
+            problem = _problem(read, size) if file.suffix == ".safetensors" else _archive_problem(file)
+            while read(_CHUNK_BYTES):
+                pass
     except OSError as fault:
         return Inspection(0, "", f"can't be read: {fault.strerror}")
     return Inspection(size, digest.hexdigest(), problem)
+
+
+def _hashing(stream: BinaryIO, digest: hashlib._Hash) -> _Read:
+    """What reads the next bytes of the stream and adds them to the digest."""
+
+    def read(length: int) -> bytes:
+        piece = stream.read(length)
+        digest.update(piece)
+        return piece
+
+    return read
 
 
 def _archive_problem(file: Path) -> str:
     return "" if zipfile.is_zipfile(file) else "it is cut off, or not a file of torch"
 
 
-def _problem(stream: BinaryIO, size: int, digest: hashlib._Hash) -> str:
+def _problem(read: _Read, size: int) -> str:
     try:
-        begin, tensors = _read_header(stream, size, digest)
-    except ValueError as fault:
-        return f"its header can't be read: {fault}"
-    ends = [0, *(tensor.end for tensor in tensors)]
-    if size != begin + ends[-1]:
-        return f"it is cut off: {size} of {begin + ends[-1]} bytes" if size < begin + ends[-1] else "it is too long"
-    if any(tensor.start != end for tensor, end in zip(tensors, ends, strict=False)):
-        return "its tensors do not follow one another"
-    spoiled = [tensor.name for tensor in tensors if not _is_finite(stream, tensor, digest)]
+        header = parse_header(read, size)
+    except TensorFileError as fault:
+        return str(fault)
+    whole = header.file_bytes
+    if size != whole:
+        return f"it is cut off: {size} of {whole} bytes" if size < whole else "it is too long"
+    in_order = sorted(header.tensors.items(), key=lambda item: item[1].start)
+    spoiled = [name for name, tensor in in_order if not _is_finite(read, tensor)]
     if spoiled:
-        return f"{len(spoiled)} of its {len(tensors)} tensors hold numbers that are not finite, {spoiled[0]} first"
+        return f"{len(spoiled)} of its {len(in_order)} tensors hold numbers that are not finite, {spoiled[0]} first"
     return ""
 
 
-def _read_header(stream: BinaryIO, size: int, digest: hashlib._Hash) -> tuple[int, list[_Tensor]]:
-    """Where the data begins, and the tensors in their order there. Raises ValueError."""
-    first = stream.read(8)
-    if len(first) < 8:
-        raise ValueError("the file ends before it")
-    (length,) = struct.unpack("<Q", first)
-    if length > min(size, _MAX_HEADER_BYTES):
-        raise ValueError("it would be longer than the file")
-    text = stream.read(length)
-    digest.update(first + text)
-    try:
-        header = json.loads(text)
-        tensors = [_tensor(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
-        raise ValueError(f"it is not safetensors' ({type(fault).__name__})") from fault
-    return 8 + length, sorted(tensors, key=lambda tensor: (tensor.start, tensor.end))
-
-
-def _tensor(name: str, entry: dict[str, Any]) -> _Tensor:
-    start, end = entry["data_offsets"]
-    if not (isinstance(start, int) and isinstance(end, int) and 0 <= start <= end):
-        raise ValueError("offsets")
-    return _Tensor(name, str(entry.get("dtype", "")), start, end)
-
-
-def _is_finite(stream: BinaryIO, tensor: _Tensor, digest: hashlib._Hash) -> bool:
+def _is_finite(read: _Read, tensor: Tensor) -> bool:
+    """Whether all numbers are; reads the tensor to its end in any case."""
     exponent = _EXPONENTS.get(tensor.dtype)
     finite = True
-    for piece in _pieces(stream, tensor.end - tensor.start):
-        digest.update(piece)
+    for piece in _pieces(read, tensor.end - tensor.start):
         finite = finite and not (exponent and _has_full_exponent(piece, *exponent))
     return finite
 
@@ -141,7 +120,7 @@ def _full(mask: int) -> bytes:
     return bytes(byte & mask == mask for byte in range(256))
 
 
-def _pieces(stream: BinaryIO, length: int) -> Iterator[bytes]:
+def _pieces(read: _Read, length: int) -> Iterator[bytes]:
     bounds = [*range(0, length, _CHUNK_BYTES), length]
     for start, end in pairwise(bounds):
-        yield stream.read(end - start)
+        yield read(end - start)

@@ -1,0 +1,107 @@
+"""The header of a safetensors file, checked as the safetensors library checks it; no tensor is read.
+
+The layout is 8 bytes of header length, the header as JSON, then the tensors' bytes, to which the header's offsets are
+relative. The library itself tells no offsets, takes no stream, and its numpy binding knows no bfloat16.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
+
+
+class TensorFileError(ValueError):
+    """The file is not safetensors, not whole, or not what it should hold; the text says why."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies: ``start`` and ``end`` in bytes after the header. ``dtype`` is safetensors' own, like F16."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """The tensors by name, in the header's order; ``data_start`` is where in the file the first of them begins."""
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+    data_start: int
+
+    @property
+    def file_bytes(self) -> int:
+        """The size that a whole file with this header has."""
+        return self.data_start + max((tensor.end for tensor in self.tensors.values()), default=0)
+
+
+def read_header(path: Path) -> Header:
+    """The header of a whole file. Raises TensorFileError, also for a file that can't be opened."""
+    try:
+        with path.open("rb") as stream:
+            size_bytes = path.stat().st_size
+            header = parse_header(stream.read, size_bytes)
+    except OSError as fault:
+        raise TensorFileError(str(fault)) from fault
+    if size_bytes != header.file_bytes:
+        how = "cut short" if size_bytes < header.file_bytes else "too long"
+        raise TensorFileError(f"it is {how}: it has {size_bytes} bytes, and its header promises {header.file_bytes}")
+    return header
+
+
+def parse_header(read: Callable[[int], bytes], size_bytes: int) -> Header:
+    """The header of a file of that size, whose tensors may be missing; ``read`` is left where they begin.
+
+    ``read`` gives as many of the file's bytes as it is asked for, from the first on. Raises TensorFileError.
+    """
+    length = _header_bytes(read(8), size_bytes)
+    metadata, tensors = _parse(read(length))
+    _check_order(tensors.values())
+    return Header(metadata, tensors, 8 + length)
+
+
+def _header_bytes(first: bytes, size_bytes: int) -> int:
+    if len(first) < 8:
+        raise TensorFileError("its header can't be read: the file ends before it")
+    length = int.from_bytes(first, "little")
+    if length > min(size_bytes - 8, _MAX_HEADER_BYTES):
+        raise TensorFileError("its header can't be read: it would be longer than the file")
+    return length
+
+
+def _parse(text: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__", None) or {}
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise TypeError("metadata")
+        return metadata, {name: _tensor(entry) for name, entry in entries.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
+        message = f"its header can't be read: it is not safetensors' ({type(fault).__name__})"
+        raise TensorFileError(message) from fault
+
+
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not (isinstance(dtype, str) and all(isinstance(number, int) for number in (*shape, start, end))):
+        raise TypeError("types")
+    if min((*shape, start)) < 0 or start > end:
+        raise ValueError("offsets")
+    return Tensor(dtype, shape, start, end)
+
+
+def _check_order(tensors: Iterable[Tensor]) -> None:
+    """Raise TensorFileError where tensors overlap or leave a gap, both of which the library refuses to load."""
+    end = 0
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.end)):
+        if tensor.start != end:
+            raise TensorFileError("its tensors do not follow one another")
+        end = tensor.end
