@@ -15,7 +15,8 @@ import toml
 from spyke_kohya.errors import NothingToRank, PresetError, UsageError
 from spyke_kohya.lock import flattened
 from spyke_kohya.rank.judge import RankResult, rank_best, rank_directory
-from spyke_kohya.run.rundir import RUNS, RunDirectory
+from spyke_kohya.run.lock import as_it_is
+from spyke_kohya.run.rundir import RUNS, RunDirectory, runs_under
 
 _SCRATCH_AGE_S = 24 * 3600.0
 
@@ -70,7 +71,7 @@ def find_runs(directory: Path) -> list[RunDirectory]:
 def summarize(run: RunDirectory) -> RunSummary:
     """What became of a run. Never raises: a record that can't be read is a status too."""
     try:
-        record = run.read_record()
+        record = as_it_is(run.read_record())
     except (OSError, ValueError):
         return RunSummary(run.path.name, run.path, "unreadable")
     done, result = record.get("result") or {}, ranked(run)
@@ -156,9 +157,9 @@ def _states(output_dir: Path) -> Iterator[Deletable]:
     statuses = [_status(path) for path in sorted((output_dir / RUNS).glob("*/run.json"))]
     if "running" in statuses:
         return
-    states = sorted(
-        (path for path in output_dir.glob("*-state") if path.is_dir()), key=lambda path: path.stat().st_mtime
-    )
+    saved_into = [output_dir, *(run.segment for run in runs_under(output_dir))]
+    found = (path for folder in saved_into for path in folder.glob("*-state") if path.is_dir())
+    states = sorted(found, key=lambda path: path.stat().st_mtime)
     finished = statuses[-1:] == ["finished"]
     for path in states if finished else states[:-1]:
         reason = "a state to resume from, of a run that finished" if finished else "a state older than the newest"
@@ -167,7 +168,7 @@ def _states(output_dir: Path) -> Iterator[Deletable]:
 
 def _status(record: Path) -> str:
     try:
-        return str(json.loads(record.read_text(encoding="utf-8")).get("status"))
+        return str(as_it_is(json.loads(record.read_text(encoding="utf-8"))).get("status"))
     except (OSError, ValueError, AttributeError):
         return "unreadable"
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from spyke_kohya.engine.events import CheckpointAnnounced, Step
 from spyke_kohya.errors import PresetError
 from spyke_kohya.run.follow import follow
+from spyke_kohya.run.processes import mark_of
 from spyke_kohya.run.rundir import RunDirectory
 from spyke_kohya.runs import deletable, delete, differences, find_runs, summarize
 from tests.commands import PROJECT, spyke
@@ -102,6 +104,30 @@ def test_only_states_that_no_run_needs_may_go(tmp_path, runs, status, goes):
     found = deletable(tmp_path, tmp_path / "scratch")
     assert [item.path for item in found] == [{"old": old, "new": new}[which] for which in goes]
     assert all(item.size_bytes == 1000 for item in found)
+
+
+def test_the_states_of_a_resumed_run_go_too(tmp_path, runs):
+    first = make_state(runs[0].parents[1], "first-000001", 100)
+    (runs[0] / "segment").mkdir()
+    newer = make_state(runs[0] / "segment", "first-000002", 0)
+    set_status(runs[0], "interrupted")
+    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch")] == [first]
+    set_status(runs[0], "finished")
+    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch")] == [first, newer]
+
+
+def test_a_run_whose_wrapper_was_killed_is_stale_and_not_running(tmp_path, runs):
+    """On record it runs for ever: the wrapper that would have said otherwise is gone."""
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    own = mark_of(os.getpid())
+    for mark, status in (({"pid": gone.pid, "started": "x"}, "stale"), (asdict(own), "running"), (None, "running")):
+        record = json.loads((runs[0] / "run.json").read_text()) | {"status": "running", "wrapper": mark}
+        (runs[0] / "run.json").write_text(json.dumps(record))
+        assert summarize(RunDirectory(runs[0])).status == status
+    (runs[0] / "run.json").write_text(json.dumps(record | {"wrapper": {"pid": gone.pid, "started": "x"}}))
+    watched = spyke("watch", runs[0])
+    assert (watched.returncode, watched.stdout.startswith("stale: its wrapper ended without a word")) == (0, True)
 
 
 def test_scratch_of_smoke_runs_goes_after_a_day(tmp_path):

@@ -106,6 +106,7 @@ def watch_command(directory: Path) -> None:
     import time
 
     from spyke_kohya.run.follow import follow
+    from spyke_kohya.run.lock import as_it_is
     from spyke_kohya.run.rundir import RunDirectory
     from spyke_kohya.runs import find_runs
 
@@ -118,7 +119,7 @@ def watch_command(directory: Path) -> None:
                 display(event, watch)
     except KeyboardInterrupt as stop:
         raise Interrupted("no longer watching; the run goes on", where=str(run.path)) from stop
-    record = run.read_record()
+    record = as_it_is(run.read_record())
     click.echo(f"{record['status']}{': ' + record['reason'] if record['reason'] else ''}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from spyke_kohya.engine.console import ConsoleParser
 from spyke_kohya.engine.events import Event
 from spyke_kohya.errors import PresetError
+from spyke_kohya.run.lock import as_it_is
 from spyke_kohya.run.rundir import RunDirectory
 from spyke_kohya.run.watch import Watch
 
@@ -26,7 +27,7 @@ class RecordedPlan:
 
 
 def follow(run: RunDirectory, pause: Callable[[], None]) -> Iterator[tuple[Event | None, Watch]]:
-    """Every event of a run from its beginning, and None whenever there was none; ends when the record says so.
+    """Every event of a run from its beginning, and None whenever there was none; ends when the run has ended.
 
     ``pause`` waits a moment between two looks. Raises PresetError where no run is recorded.
     """
@@ -60,7 +61,7 @@ def _next_bytes(run: RunDirectory, offset: int) -> bytes:
 
 def _read(run: RunDirectory) -> dict[str, Any]:
     try:
-        return run.read_record()
+        return as_it_is(run.read_record())
     except FileNotFoundError as fault:
         remedy = "name a run directory: `spyke-kohya runs` lists them"
         raise PresetError("this is no recorded run", where=str(run.path), remedy=remedy) from fault

@@ -10,7 +10,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -114,6 +114,14 @@ def stale_runs(output_dir: Path) -> list[StaleRun]:
     return found
 
 
+def as_it_is(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record whose status is true now: stale, with the reason, where it says running and nobody runs it."""
+    wrapper = _mark(record, "wrapper")
+    if record.get("status") not in _UNFINISHED or wrapper is None or is_running(wrapper):
+        return dict(record)
+    return {**record, "status": "stale", "reason": STALE}
+
+
 def mark_stale(stale: StaleRun, now: datetime, redactor: Redactor) -> None:
     """Say in the run's record how it ended, as far as anyone can know. Raises OSError."""
     record = stale.run.read_record()
@@ -147,7 +155,7 @@ def _is(process: RunningProcess, mark: ProcessMark | None) -> bool:
     return mark is not None and ProcessMark(process.pid, process.started) == mark
 
 
-def _wrapper_lives(record: dict[str, Any]) -> bool:
+def _wrapper_lives(record: Mapping[str, Any]) -> bool:
     wrapper = _mark(record, "wrapper")
     return record.get("status") in _UNFINISHED and wrapper is not None and _is_another(wrapper)
 
@@ -156,7 +164,7 @@ def _is_another(mark: ProcessMark) -> bool:
     return mark.pid != os.getpid() and is_running(mark)
 
 
-def _mark(record: dict[str, Any], key: str) -> ProcessMark | None:
+def _mark(record: Mapping[str, Any], key: str) -> ProcessMark | None:
     match record.get(key):
         case {"pid": int(pid), "started": str(started)}:
             return ProcessMark(pid, started)
