@@ -92,7 +92,8 @@ def _audit(folder: Path, count: int) -> tuple[float, float, float, float]:
     for index in range(count):
         blocks = Image.frombytes("RGB", (6, 6), chance.randbytes(108))
         size = ((512, 512), (640, 448), (448, 640))[index % 3]
-        blocks.resize(size, Image.Resampling.BICUBIC).save(images / f"{index:06d}.{'jpg' if index % 2 else 'png'}")
+        file = images / f"{index:06d}.{'jpg' if index % 2 else 'png'}"
+        blocks.resize(size, Image.Resampling.BICUBIC).save(file, compress_level=1)
         (images / f"{index:06d}.txt").write_text(f"many, number {index}")
     preset = (folder / "dataset.toml").read_text().replace(str(folder / "train"), str(folder / "audited"))
     (folder / "audit.toml").write_text(preset)

@@ -97,6 +97,8 @@ def test_a_deployed_file_with_metadata_loads_in_the_engine(bench, trained):
 
 @pytest.mark.parametrize("shipped", ["spyke_plasma_v2", "demo"])
 def test_every_option_of_the_other_presets_is_accepted(bench, shipped):
+    if (bench.engine.name, shipped) == ("miniature", "demo"):
+        pytest.skip("test_docs.py trains the demo on it, as it is")
     preset = bench.write_preset(
         shipped, shipped, max_train_epochs=None, max_train_steps=2, save_every_n_steps=None, network_dim=4
     )
