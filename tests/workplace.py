@@ -67,7 +67,7 @@ def _process_stats() -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Workplace:
-    """``presets/tiny.toml`` trains 16 steps on 4 images x 2 repeats and saves at 5, 10, 15 and 16."""
+    """``presets/tiny.toml`` trains 16 steps, 8 an epoch, on a few images and saves at 5, 10, 15 and 16."""
 
     root: Path
 
@@ -117,14 +117,15 @@ class Workplace:
         return json.loads((self.only_run() / "run.json").read_text(encoding="utf-8"))
 
 
-def make_workplace(root: Path) -> Workplace:
+def make_workplace(root: Path, *, images: int = 4) -> Workplace:
+    """4 images x 2 repeats, or another number that divides 8."""
     place = Workplace(root)
     place.images.mkdir(parents=True)
-    for index in range(4):
+    for index in range(images):
         Image.new("RGB", (64, 64), (40 * index, 90, 120)).save(place.images / f"{index}.png")
         (place.images / f"{index}.txt").write_text(f"spyke, picture {index}", encoding="utf-8")
     (root / "presets").mkdir()
-    subset = {"image_dir": "dataset/1_spyke", "num_repeats": 2}
+    subset = {"image_dir": "dataset/1_spyke", "num_repeats": 8 // images}
     dataset = {
         "general": {"caption_extension": ".txt"},
         "datasets": [{"resolution": 64, "batch_size": 1, "subsets": [subset]}],

@@ -115,7 +115,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path):
-    place = make_workplace(tmp_path)
+    place = make_workplace(tmp_path, images=1)  # there is nothing to compare, which would take as long as the rest
     place.change("tiny", train_network={"max_train_epochs": 3}, expect={"total_steps": 24})
     scene = Scene(place)
     yield scene

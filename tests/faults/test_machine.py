@@ -98,7 +98,7 @@ def test_a_run_of_the_same_name_elsewhere_is_left_alone(scene, tmp_path):
     process, trainer = scene.start_until_ready("waits")
     process.kill()
     process.wait()
-    elsewhere = Scene(make_workplace(tmp_path / "elsewhere"))
+    elsewhere = Scene(make_workplace(tmp_path / "elsewhere", images=1))
     shutil.copytree(scene.place.output / "runs", elsewhere.place.output / "runs")
     file = elsewhere.runs()[0] / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"engine_process": None}))
