@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from workplace import make_workplace
 
 from spyke_kohya.errors import PresetError
-from spyke_kohya.presets.foreign import read_foreign
-from spyke_kohya.presets.importing import import_settings
+from spyke_kohya.presets.importing import import_settings, read_foreign
 from spyke_kohya.presets.loading import load
 from spyke_kohya.presets.writing import write_new
 
@@ -82,6 +81,52 @@ def imported(place, text, name=None):
     return result, loaded
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"epoch": 3, "max_train_steps": 900}, {"max_train_steps": 900, "max_train_epochs": None}),
+        ({"epoch": 3, "max_train_epochs": 5}, {"max_train_epochs": 5}),
+        (
+            {"noise_offset": 0.05, "multires_noise_iterations": 8},
+            {"noise_offset": 0.05, "multires_noise_iterations": None},
+        ),
+        (
+            {"noise_offset": 0.05, "multires_noise_iterations": 8, "noise_offset_type": "Multires"},
+            {"noise_offset": None, "multires_noise_iterations": 8},
+        ),
+        ({"text_encoder_lr": 0}, {"text_encoder_lr": None, "network_train_unet_only": True}),
+        ({"unet_lr": "0.0"}, {"unet_lr": None, "network_train_text_encoder_only": True}),
+        ({"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": ""}, {"lr_scheduler_num_cycles": 3}),
+        ({"lr_scheduler_num_cycles": ""}, {"lr_scheduler_num_cycles": None}),
+        (
+            {"block_dims": "4,4,8", "loraplus_lr_ratio": 4},
+            {"network_args": ["block_dims=4,4,8", "loraplus_lr_ratio=4"]},
+        ),
+        (
+            {"LoRA_type": "Kohya DyLoRA", "unit": 4, "conv_dim": 8},
+            {"network_module": "networks.dylora", "network_args": ["conv_dim=8", "unit=4"]},
+        ),
+        ({"unit": 4, "conv_dim": 8}, {"network_module": "networks.lora", "network_args": None}),
+        (
+            {"sample_prompts": "a moss", "sample_every_n_steps": 20},
+            {"sample_prompts": None, "sample_every_n_steps": None},
+        ),
+        ({"dynamo_backend": "no"}, {"dynamo_backend": None}),
+        ({"seed": 7}, {"seed": 7}),
+    ],
+)
+def test_a_setting_means_what_the_window_makes_of_it(changes, expected):
+    values = read_foreign(json.dumps(WINDOW | changes)).values
+    assert {name: values.get(name) for name in expected} == expected
+
+
+def test_another_script_and_what_is_not_for_this_one_are_a_line_each():
+    notes = read_foreign(json.dumps(WINDOW | {"sdxl": True, "t5xxl_dtype": "bf16", "logit_std": 1})).notes
+    assert "use_wandb, t5xxl_dtype, logit_std: the window's own, or for another script" in notes
+    (script,) = [note for note in notes if note.startswith("sdxl: ")]
+    assert "sdxl_train_network.py" in script
+
+
 def test_a_window_s_preset_becomes_two(place):
     result, loaded = imported(place, json.dumps(WINDOW))
     assert loaded.training.options == {
@@ -103,7 +148,6 @@ def test_a_window_s_preset_becomes_two(place):
         "output_name": "moss",
         "save_every_n_epochs": 1,
         "save_precision": "float",
-        "seed": 0,
         "text_encoder_lr": [5e-5],
         "unet_lr": 1e-4,
         "sdpa": True,

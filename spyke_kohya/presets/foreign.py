@@ -1,36 +1,21 @@
-"""Settings as other front ends write them: a kohya_ss GUI preset, a ``--config_file``, an ``accelerate launch`` line.
+"""Settings as other front ends write them, as flat values by ``train_network.py``'s own option names.
 
-All become flat values by ``train_network.py``'s own option names; what is not among them is said.
+Here a ``--config_file`` and an ``accelerate launch`` line; ``kohya_ss.py`` has the window's. What is not among the
+options is said.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import toml
-
 from spyke_kohya.engine.options import Option, train_network_options
 from spyke_kohya.errors import PresetError
 
-# The GUI's names of options that sd-scripts calls otherwise.
-_GUI_NAMES = {
-    "epoch": "max_train_epochs",
-    "optimizer": "optimizer_type",
-    "lora_network_weights": "network_weights",
-    "max_resolution": "resolution",
-}
-_GUI_MODULES = {"Standard": "networks.lora", "Kohya LoCon": "networks.lora", "LoRA-FA": "networks.lora_fa"}
-_GUI_NETWORK_ARGS = ("conv_dim", "conv_alpha", "rank_dropout", "module_dropout")
-# Of the window, not of a training.
-_GUI_ONLY = {"LoRA_type", "model_list", "additional_parameters", "lr_warmup", "xformers", *_GUI_NETWORK_ARGS}
-_UNSET: tuple[object, ...] = ("", None, "None", "none", [], False, 0, "0")
-_KEPT_WHEN_ZERO = ("seed", "max_data_loader_n_workers", "text_encoder_lr", "unet_lr", "prior_loss_weight")
-_LAUNCHER_THREADS = "num_cpu_threads_per_process"
+LAUNCHER_THREADS = "num_cpu_threads_per_process"
 
 
 @dataclass
@@ -43,7 +28,7 @@ class Foreign:
     def put(self, name: str, value: object) -> None:
         """Keep a value under an option's name, in the option's type; note what can't be one."""
         option = train_network_options().get(name)
-        if name == _LAUNCHER_THREADS:
+        if name == LAUNCHER_THREADS:
             option = Option(name, "int", many=False, choices=None, default=None)
         if option is None:
             self.notes.append(f"{name}: train_network.py of this release has no such option")
@@ -54,30 +39,7 @@ class Foreign:
             self.notes.append(f"{name} = {value!r}: expected {option.expected}")
 
 
-def read_foreign(text: str) -> Foreign:
-    """Read any of the three. Raises PresetError for a text that is none of them."""
-    if text.lstrip().startswith("{"):
-        return _read_gui(_parsed(json.loads, text, "JSON"))
-    try:
-        return _read_config_file(_parsed(toml.loads, text, "TOML"))
-    except PresetError:
-        if "train_network.py" in text:
-            return _read_command(text)
-        raise
-
-
-def _parsed(parse: Any, text: str, kind: str) -> dict[str, Any]:
-    try:
-        document = parse(text)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
-        remedy = "give a kohya_ss JSON preset, a --config_file TOML, or an accelerate launch ... train_network.py line"
-        raise PresetError(f"it can't be read as {kind}: {fault}", remedy=remedy) from fault
-    if not isinstance(document, dict) or not document:
-        raise PresetError("there is nothing in it to import", remedy="give a file with settings")
-    return document
-
-
-def _read_config_file(document: Mapping[str, Any]) -> Foreign:
+def read_config_file(document: Mapping[str, Any]) -> Foreign:
     """Tables are flattened, as sd-scripts does (sd-scripts v0.10.1 train_util.py:4748)."""
     found = Foreign()
     for name, value in document.items():
@@ -86,29 +48,7 @@ def _read_config_file(document: Mapping[str, Any]) -> Foreign:
     return found
 
 
-def _read_gui(document: Mapping[str, Any]) -> Foreign:
-    found = Foreign()
-    for key, value in document.items():
-        name = _GUI_NAMES.get(key, key)
-        if key in _GUI_ONLY or (value in _UNSET and name not in _KEPT_WHEN_ZERO) or value == "":
-            continue
-        if name in train_network_options() or name == _LAUNCHER_THREADS:
-            found.put(name, _gui_value(name, value))
-        else:
-            found.notes.append(f"{key} = {value!r}: it is the window's own, or another script's")
-    _read_gui_network(document, found)
-    _read_gui_rest(document, found)
-    return found
-
-
-def _gui_value(name: str, value: object) -> object:
-    option = train_network_options().get(name)
-    if option is not None and option.many and isinstance(value, str):
-        return _split(value)
-    return value
-
-
-def _split(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words of a shell; of a text with an open quote, what blanks divide."""
     try:
         return shlex.split(text)
@@ -116,31 +56,7 @@ def _split(text: str) -> list[str]:
         return text.split()
 
 
-def _read_gui_network(document: Mapping[str, Any], found: Foreign) -> None:
-    kind = str(document.get("LoRA_type", "Standard"))
-    found.values["network_module"] = _GUI_MODULES.get(kind, "networks.lora")
-    if kind not in _GUI_MODULES:
-        found.notes.append(f"LoRA_type = {kind!r}: it becomes a standard LoRA; set network_module and network_args")
-    wanted = _GUI_NETWORK_ARGS if kind == "Kohya LoCon" else _GUI_NETWORK_ARGS[2:]
-    given = [f"{name}={document[name]}" for name in wanted if document.get(name) not in _UNSET]
-    if given:
-        found.values["network_args"] = [*found.values.get("network_args", []), *given]
-
-
-def _read_gui_rest(document: Mapping[str, Any], found: Foreign) -> None:
-    attention = document.get("xformers")
-    if attention in (True, "xformers", "sdpa"):
-        found.values["sdpa" if attention == "sdpa" else "xformers"] = True
-    percent = document.get("lr_warmup")
-    if isinstance(percent, int | float) and percent > 0 and "lr_warmup_steps" not in found.values:
-        found.values["lr_warmup_steps"] = float(percent) / 100  # the GUI says percent, sd-scripts takes a share
-    if str(document.get("max_token_length", "75")) == "75":
-        found.values.pop("max_token_length", None)
-    if document.get("additional_parameters"):
-        _read_words(_split(str(document["additional_parameters"])), found)
-
-
-def _read_command(text: str) -> Foreign:
+def read_command(text: str) -> Foreign:
     """The words of a shell's command; a trailing backslash, caret or backtick goes on with the next line."""
     joined = re.sub(r"[\\^`][ \t]*\r?\n", " ", text)
     try:
@@ -154,13 +70,13 @@ def _read_command(text: str) -> Foreign:
     if re.split(r"[/\\]", words[script])[-1] != "train_network.py":
         found.notes.append(f"{words[script]}: it is imported as train_network.py, which trains SD1.5 and SD2")
     _read_launcher(words[:script], found)
-    _read_words(words[script + 1 :], found)
+    read_words(words[script + 1 :], found)
     return found
 
 
 def _read_launcher(words: list[str], found: Foreign) -> None:
     for flag, values in _flags(words):
-        if flag == _LAUNCHER_THREADS and values:
+        if flag == LAUNCHER_THREADS and values:
             found.put(flag, values[0])
         else:
             found.notes.append(f"accelerate's --{flag} {' '.join(values)}".rstrip() + ": the launcher decides it")
@@ -169,7 +85,7 @@ def _read_launcher(words: list[str], found: Foreign) -> None:
             found.notes.append(f"{word}: the target's environment stands in for it")
 
 
-def _read_words(words: list[str], found: Foreign) -> None:
+def read_words(words: list[str], found: Foreign) -> None:
     for flag, values in _flags(words):
         name = _whole_name(flag, found)
         option = train_network_options().get(name)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import toml
+
 from spyke_kohya.engine.options import RESERVED, check_option, parser_defaults
 from spyke_kohya.engine.targets import Target
+from spyke_kohya.errors import PresetError
 from spyke_kohya.presets.dataset import General
-from spyke_kohya.presets.foreign import Foreign, read_foreign
+from spyke_kohya.presets.foreign import Foreign, read_command, read_config_file
+from spyke_kohya.presets.kohya_ss import read_window
 from spyke_kohya.presets.training import REQUIRED
 from spyke_kohya.presets.writing import toml_lines, toml_value
 
@@ -56,6 +61,29 @@ def import_settings(text: str, root: Path, *, name: str | None, target: Target) 
     options = _sound_options(found, name)
     files[root / "presets" / f"{name}.toml"] = _training_text(str(dataset), options, threads, target, found.notes)
     return Imported(name, files, tuple(found.notes))
+
+
+def read_foreign(text: str) -> Foreign:
+    """Read any of the three. Raises PresetError for a text that is none of them."""
+    if text.lstrip().startswith("{"):
+        return read_window(_parsed(json.loads, text, "JSON"))
+    try:
+        return read_config_file(_parsed(toml.loads, text, "TOML"))
+    except PresetError:
+        if "train_network.py" in text:
+            return read_command(text)
+        raise
+
+
+def _parsed(parse: Any, text: str, kind: str) -> dict[str, Any]:
+    try:
+        document = parse(text)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
+        remedy = "give a kohya_ss JSON preset, a --config_file TOML, or an accelerate launch ... train_network.py line"
+        raise PresetError(f"it can't be read as {kind}: {fault}", remedy=remedy) from fault
+    if not isinstance(document, dict) or not document:
+        raise PresetError("there is nothing in it to import", remedy="give a file with settings")
+    return document
 
 
 def _plain(name: str) -> str:
