@@ -12,9 +12,9 @@ from workplace import make_workplace
 
 from spyke_kohya.audit import picture_cache
 from spyke_kohya.audit.decoding import decode, decode_all
-from spyke_kohya.audit.duplicates import Alike, alike
 from spyke_kohya.audit.examine import Means, examine
 from spyke_kohya.audit.picture_cache import PictureCache, cache_directory
+from spyke_kohya.likeness import Alike, alike, look_of
 from spyke_kohya.presets.loading import load
 from spyke_kohya.scan import header_size
 
@@ -299,18 +299,18 @@ def test_a_size_that_is_known_needs_no_opening_and_a_changed_file_does(place, tm
 
 def test_what_looks_alike_is_remembered_until_any_picture_changes(tmp_path):
     cache = PictureCache(tmp_path / "cache")
-    thumbnails = [bytes(picture((9, 8), seed=seed).convert("L").tobytes()) for seed in (1, 2, 1)]
-    first = cache.compare(thumbnails)
-    assert first == list(alike(thumbnails)) == [Alike(0, 2, "near")]
+    looks = [look_of(picture(seed=seed)) for seed in (1, 2, 1)]
+    first = cache.compare(looks)
+    assert first == list(alike(looks)) == [Alike(0, 2, "near")]
     kept = tmp_path / "cache/alike.json"
     before = kept.read_bytes()
-    assert (cache.compare(thumbnails), kept.read_bytes()) == (first, before)
-    assert cache.compare(thumbnails[:2]) == []
+    assert (cache.compare(looks), kept.read_bytes()) == (first, before)
+    assert cache.compare(looks[:2]) == []
     for number in range(40):
-        cache.compare([*thumbnails, bytes([number] * 72)])
+        cache.compare([*looks, bytes([number] * 243)])
     assert len(json.loads(kept.read_bytes())["answers"]) == 16
     kept.write_bytes(b"[]")
-    assert cache.compare(thumbnails) == first
+    assert cache.compare(looks) == first
 
 
 def test_a_cache_that_can_not_be_written_costs_nothing_else(place, tmp_path):

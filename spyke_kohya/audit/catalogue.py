@@ -188,8 +188,8 @@ _WRITTEN: Mapping[str, Entry] = {
     ),
     "images.duplicate": Entry("A picture that is there twice is learnt twice as much, unseen by num_repeats.", _OURS),
     "images.near-duplicate": Entry(
-        "Two copies in other sizes or formats count as two pictures. Grey thumbnails of 9x8 that differ by 3 of 255 "
-        "levels at most are taken for copies.",
+        "Two copies in other sizes or formats count as two pictures. They are told by their looks, 9x9 colours, that "
+        "differ by less than a quarter of their contrast; `holdout` and `evaluate` go by the same rule.",
         _OURS,
     ),
     "images.mirrored": Entry("A mirrored copy says nothing new, and turns what has a left and a right.", _OURS),

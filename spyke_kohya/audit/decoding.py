@@ -14,8 +14,9 @@ from itertools import islice
 
 from PIL import Image, ImageStat
 
-from spyke_kohya.audit.pictures import THUMBNAIL, Listen, Picture
+from spyke_kohya.audit.pictures import Listen, Picture
 from spyke_kohya.engine.batching import Size
+from spyke_kohya.likeness import look_of
 from spyke_kohya.scan import BROKEN, header_size
 
 # What Pillow raises on a damaged file; sd-scripts catches none of it (train_util.py:2959 raises it again).
@@ -95,7 +96,7 @@ def _seen(image: Image.Image, digest: str) -> Picture:
         animated=animated,
         transparent=transparent,
         beneath=beneath,
-        thumbnail=image.convert("L").resize(THUMBNAIL, Image.Resampling.BOX).tobytes().hex(),
+        look=look_of(image).hex(),
     )
 
 

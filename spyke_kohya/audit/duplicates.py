@@ -1,41 +1,25 @@
 """Pictures that are there twice: the same bytes, nearly the same pixels, or the mirror image.
 
-Pixels are compared by grey thumbnails of 9x8: two that differ by no more than a few levels look the same. A perceptual
-hash would be a coarser form of the same numbers, and the library for it brings scipy and PyWavelets.
+What looks the same is ``likeness``'s to say; here its answers become findings.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from spyke_kohya.audit.pictures import THUMBNAIL, Pictures
+from spyke_kohya.audit.pictures import Pictures
 from spyke_kohya.findings import Finding, error, warning
+from spyke_kohya.likeness import Alike
 from spyke_kohya.scan import Scan, ScannedSubset
 
 Role: TypeAlias = Literal["training", "regularisation", "held-out"]
 
-_SAME_LEVELS = 3.0
-"""Root mean square of the thumbnails' difference, of 255 levels: a copy in JPEG or another size is below it."""
-_FLAT_LEVELS = 8.0
-"""Thumbnails with less contrast than this have nothing to compare by."""
-_BLOCK = 512
-
-
-@dataclass(frozen=True)
-class Alike:
-    """Two pictures, by their places in what was compared, and how the second is the first."""
-
-    first: int
-    second: int
-    how: Literal["near", "mirrored"]
-
-
-Compare: TypeAlias = Callable[[list[bytes]], Iterable[Alike]]
+Compare: TypeAlias = Callable[[Sequence[bytes]], Iterable[Alike]]
+"""Tells which of many looks are alike, as ``likeness.alike`` does."""
 
 
 def roles_of(found: Scan, held_out: Scan) -> dict[str, Role]:
@@ -74,57 +58,13 @@ def _subsets(found: Scan, held_out: Scan) -> Iterator[tuple[ScannedSubset, bool]
 
 
 def check_duplicates(roles: Mapping[str, Role], pictures: Pictures, compare: Compare) -> list[Finding]:
-    """Findings on pictures that are there twice, within a role or across two. ``compare`` is ``alike``, or knows it."""
+    """Findings on pictures that are there twice, within a role or across two."""
     paths = [path for path in roles if path in pictures and not pictures[path].problem]
     exact, distinct = _by_digest(paths, pictures)
     findings = [_same_bytes(first, other, roles) for first, *others in exact for other in others]
-    for pair in compare([bytes.fromhex(pictures[path].thumbnail) for path in distinct]):
+    for pair in compare([bytes.fromhex(pictures[path].look) for path in distinct]):
         findings.append(_same_look(distinct[pair.first], distinct[pair.second], pair.how, roles))
     return findings
-
-
-def alike(thumbnails: list[bytes]) -> Iterator[Alike]:
-    """Every picture that looks like an earlier one, or like its mirror image; each is told once.
-
-    Sorted by brightness, which mirroring leaves alone, only neighbours need comparing: about 0.3 s for 10,000.
-    """
-    if len(thumbnails) < 2:
-        return
-    import numpy as np
-
-    grey = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(len(thumbnails), THUMBNAIL[1], THUMBNAIL[0])
-    pixels = grey.astype(np.float32) - 128
-    order = np.argsort(pixels.mean((1, 2)), kind="stable")
-    order = order[pixels.std((1, 2))[order] >= _FLAT_LEVELS]
-    told: set[int] = set()
-    hows: tuple[Literal["near", "mirrored"], ...] = ("near", "mirrored")
-    for how in hows:
-        turned = pixels if how == "near" else pixels[:, :, ::-1]
-        flat, other = (array.reshape(len(array), -1)[order] for array in (pixels, turned))
-        for low, high in _close_pairs(flat, other):
-            first, second = sorted((int(order[low]), int(order[high])))
-            if second not in told:
-                told.add(second)
-                yield Alike(first, second, how)
-
-
-def _close_pairs(flat: Any, other: Any) -> Iterator[tuple[int, int]]:
-    """For rows of ``other`` an earlier row of ``flat`` that is close, if any; both are sorted by their mean.
-
-    The squared distance, less its sign and half of it, is one product of rows with two more numbers each.
-    """
-    import numpy as np
-
-    means, width = flat.mean(1), flat.shape[1]
-    ones, halves = np.ones((len(flat), 1), np.float32), (flat**2).sum(1, keepdims=True) / -2
-    left, right = np.hstack((flat, halves, ones)), np.hstack((other, ones, halves))
-    for start in range(0, len(flat), _BLOCK):
-        block = left[start : start + _BLOCK]
-        end = int(np.searchsorted(means, means[start + len(block) - 1] + _SAME_LEVELS, "right"))
-        close = block @ right[start:end].T >= width * _SAME_LEVELS**2 / -2
-        close[:, : len(block)] = np.triu(close[:, : len(block)], 1)  # each pair once, and none with itself
-        for column in np.flatnonzero(close.any(0)):
-            yield int(start + close[:, column].argmax()), int(start + column)
 
 
 def _by_digest(paths: list[str], pictures: Pictures) -> tuple[list[list[str]], list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from spyke_kohya.audit.base_model import check_base_model, check_resolution
 from spyke_kohya.audit.captions import Rules, check_captions
-from spyke_kohya.audit.duplicates import Compare, alike, check_duplicates, check_held_out_apart, roles_of
+from spyke_kohya.audit.duplicates import Compare, check_duplicates, check_held_out_apart, roles_of
 from spyke_kohya.audit.expectations import check_expectations, meets
 from spyke_kohya.audit.heldout import check_heldout
 from spyke_kohya.audit.images import check_images, check_pictures
@@ -22,6 +22,7 @@ from spyke_kohya.engine.base_model import inspect_base_model
 from spyke_kohya.engine.command import expand_home
 from spyke_kohya.engine.tokens import DEFAULT_LIMIT, TokenCounter, read_token_counter, tokenizer_directories
 from spyke_kohya.findings import Finding, errors_in, grouped
+from spyke_kohya.likeness import alike
 from spyke_kohya.plan import Plan, make_plan
 from spyke_kohya.presets.loading import Loaded, shown_path
 from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset, resolve

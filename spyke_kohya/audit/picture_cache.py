@@ -14,17 +14,17 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spyke_kohya.audit.duplicates import Alike, alike
 from spyke_kohya.audit.pictures import Listen, Picture, Pictures
 from spyke_kohya.engine.batching import Size
+from spyke_kohya.likeness import Alike, alike
 from spyke_kohya.scan import header_size
 
-_FORMAT = 2
+_FORMAT = 3
 _ANSWERS = 16
 # What reading a cache raises that isn't whole, or isn't one
 _NO_CACHE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -56,13 +56,13 @@ class PictureCache:
                 self._write(folder, stamps, seen)
         return seen
 
-    def compare(self, thumbnails: list[bytes]) -> list[Alike]:
-        """What ``alike`` finds among the thumbnails; the last few answers are kept, by what they were found among."""
-        key = hashlib.sha256(b"".join(thumbnails)).hexdigest()
+    def compare(self, looks: Sequence[bytes]) -> list[Alike]:
+        """What ``alike`` finds among the looks; the last few answers are kept, by what they were found among."""
+        key = hashlib.sha256(b"".join(looks)).hexdigest()
         file = self.directory / "alike.json" if self.directory else None
         known = _read_answers(file)
         if key not in known:
-            known[key] = [astuple(pair) for pair in alike(thumbnails)]
+            known[key] = [astuple(pair) for pair in alike(looks)]
             if file is not None:
                 _keep(file, json.dumps({"format": _format(), "answers": dict(list(known.items())[-_ANSWERS:])}))
         return [Alike(*pair) for pair in known[key]]

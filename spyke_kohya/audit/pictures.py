@@ -8,9 +8,6 @@ from typing import TypeAlias
 
 from spyke_kohya.engine.batching import Size
 
-THUMBNAIL = (9, 8)
-"""Width and height of the grey thumbnail by which pictures are compared."""
-
 _WHITE_FROM = 240
 
 
@@ -18,9 +15,9 @@ _WHITE_FROM = 240
 class Picture:
     """One decoded file, or the ``problem`` that decoding it ended in.
 
-    ``digest`` is of its bytes, ``thumbnail`` its 9x8 grey pixels in hexadecimal. ``transparent`` is the share of pixels
-    that are, ``beneath`` the colour (red, green, blue) that they have once the transparency is dropped. ``size`` is
-    what ``header_size`` says, None where it raises.
+    ``digest`` is of its bytes, ``look`` what ``likeness.look_of`` says, in hexadecimal. ``transparent`` is the share of
+    pixels that are, ``beneath`` the colour (red, green, blue) that they have once the transparency is dropped.
+    ``size`` is what ``header_size`` says, None where it raises.
     """
 
     digest: str = ""
@@ -30,7 +27,7 @@ class Picture:
     animated: bool = False
     transparent: float = 0.0
     beneath: tuple[int, int, int] = (255, 255, 255)
-    thumbnail: str = ""
+    look: str = ""
     size: Size | None = None
 
 

@@ -6,7 +6,7 @@ Pictures that are copies of each other are one group. A held-out picture that wa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from spyke_kohya.counting import bucket_selector
 from spyke_kohya.engine.batching import BatchingError, Size, size_before_cropping
 from spyke_kohya.errors import DatasetError
-from spyke_kohya.likeness import Fingerprint, are_alike, fingerprint, group_alike
+from spyke_kohya.likeness import Fingerprint, fingerprint, group_alike, pairs_alike
 from spyke_kohya.presets.resolved import ResolvedDataset
 from spyke_kohya.scan import Caption, Scan, ScannedSubset, read_captions, scan
 
@@ -112,8 +112,9 @@ def _read(scanned: Scan) -> list[_Found]:
     return found
 
 
-def _refuse_trained(heldout: Iterable[_Found], trained: Sequence[_Found]) -> None:
-    pairs = [(one, other) for one in heldout for other in trained if are_alike(one.print, other.print)]
+def _refuse_trained(heldout: Sequence[_Found], trained: Sequence[_Found]) -> None:
+    alike = pairs_alike([one.print for one in heldout], [other.print for other in trained])
+    pairs = [(heldout[one], trained[other]) for one, other in alike]
     if not pairs:
         return
     shown = "; ".join(f"{Path(one.path).name} is {Path(other.path).name}" for one, other in pairs[:5])
