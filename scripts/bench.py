@@ -98,6 +98,7 @@ def _audit(folder: Path, count: int) -> tuple[float, float, float, float]:
     preset = (folder / "dataset.toml").read_text().replace(str(folder / "train"), str(folder / "audited"))
     (folder / "audit.toml").write_text(preset)
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    os.sync()  # the disk is to read now, not to write still
     words = [sys.executable, "-m", "spyke_kohya.cli", "validate", str(folder / "audit.toml")]
     quick_s = _median_s([*words, "--quick"], times=3)
     full_s = _median_s(words, times=1)

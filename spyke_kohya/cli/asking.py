@@ -78,13 +78,13 @@ def asked_for(preset: str | None, recorded: Path | None, settings: Sequence[str]
 
 
 def _with_other_runs(examined: Examination, root: Path) -> Examination:
+    training = examined.loaded.training
+    if training is None:
+        return examined
     from spyke_kohya.engine.command import expand_home
     from spyke_kohya.presets.loading import shown_path
     from spyke_kohya.run.in_use import check_in_use
 
-    training = examined.loaded.training
-    if training is None:
-        return examined
     output_dir = root / str(expand_home("output_dir", training.options["output_dir"]))
     more = check_in_use(output_dir, shown_path(examined.loaded.path, root))
     return replace(examined, findings=(*examined.findings, *more))
