@@ -53,7 +53,7 @@ check: $(DEV_READY) ## formatting, lint, types
 test: $(DEV_READY) ## the whole test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-contract: $(DEV_READY) ## the contract suite on the real sd-scripts too (about 15 minutes, 5 GB of disk)
+contract: $(DEV_READY) ## the contract suite on the real sd-scripts too (about 25 minutes, 5 GB of disk)
 	@$(BIN)/python -m pytest tests/contract --require-engine -v $(ARGS)
 
 faults: $(DEV_READY) ## every fault of docs/reliability.md, 20 times (under 10 minutes on 2 idle cores)

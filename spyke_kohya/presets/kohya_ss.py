@@ -39,16 +39,7 @@ _SCRIPTS = {
 }
 # What the window hands over in another form, or not at all.
 _ONLY = {
-    *(
-        "LoRA_type",
-        "model_list",
-        "additional_parameters",
-        "lr_warmup",
-        "xformers",
-        "epoch",
-        "noise_offset_type",
-        "unit",
-    ),
+    *"LoRA_type model_list additional_parameters lr_warmup xformers epoch noise_offset_type unit".split(),
     *(*_CONVOLUTIONS, *_NETWORK_ARGS, *_SCRIPTS),
 }
 _NOISES = {
