@@ -39,7 +39,16 @@ _SCRIPTS = {
 }
 # What the window hands over in another form, or not at all.
 _ONLY = {
-    *"LoRA_type model_list additional_parameters lr_warmup xformers epoch noise_offset_type unit".split(),
+    *(
+        "LoRA_type",
+        "model_list",
+        "additional_parameters",
+        "lr_warmup",
+        "xformers",
+        "epoch",
+        "noise_offset_type",
+        "unit",
+    ),
     *(*_CONVOLUTIONS, *_NETWORK_ARGS, *_SCRIPTS),
 }
 _NOISES = {
