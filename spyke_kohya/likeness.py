@@ -73,11 +73,6 @@ def fingerprint(path: Path) -> Fingerprint:
         raise DatasetError(f"the picture can't be read: {fault}", where=str(path), remedy=remedy) from fault
 
 
-def are_alike(one: Fingerprint, other: Fingerprint) -> bool:
-    """Whether two files hold one picture, flipped or not."""
-    return bool(pairs_alike([one], [other]))
-
-
 def pairs_alike(ones: Sequence[Fingerprint], others: Sequence[Fingerprint]) -> list[tuple[int, int]]:
     """Every one with every other whose file holds the same picture, flipped or not: their indices, in order."""
     same_bytes: dict[str, list[int]] = defaultdict(list)

@@ -14,7 +14,6 @@ from spyke_kohya.likeness import (
     Alike,
     Fingerprint,
     alike,
-    are_alike,
     fingerprint,
     group_alike,
     look_of,
@@ -25,6 +24,10 @@ from spyke_kohya.likeness import (
 @pytest.fixture(scope="module")
 def pictures(demo_pictures):
     return sorted((demo_pictures / "train" / "1_spyke_demo").glob("*.png"))
+
+
+def are_alike(one, other):
+    return bool(pairs_alike([one], [other]))
 
 
 CHANGES = {

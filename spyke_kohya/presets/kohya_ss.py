@@ -79,6 +79,7 @@ def read_window(document: Mapping[str, Any]) -> Foreign:
                 f"{key}: it trains with {script}, and is imported as train_network.py, for SD1.5 and SD2"
             )
     _read_network(document, found)
+    _read_rates(document, found)
     _read_length(document, found)
     _leave_out(document, found)
     _read_rest(document, found)
@@ -106,9 +107,13 @@ def _read_network(document: Mapping[str, Any], found: Foreign) -> None:
     given = [f"{name}={document[name]}" for name in (*more, *_NETWORK_ARGS) if document.get(name) not in _UNSET]
     if given:
         found.values["network_args"] = [*found.values.get("network_args", []), *given]
+
+
+def _read_rates(document: Mapping[str, Any], found: Foreign) -> None:
+    """A learning rate of 0 means: not this half."""
     rates = {name: document.get(name) for name in ("text_encoder_lr", "unet_lr")}
     zero = [name for name, rate in rates.items() if rate is not None and str(rate).strip() in ("0", "0.0")]
-    if len(zero) == 1:  # a rate of 0 means: not this half
+    if len(zero) == 1:
         only = "network_train_unet_only" if zero == ["text_encoder_lr"] else "network_train_text_encoder_only"
         found.values[only] = True
         found.values.pop(zero[0], None)

@@ -24,8 +24,7 @@ _TYPES = {"str": "string", "Path": "string", "int": "integer", "float": "number"
 
 
 class _Described(GenerateJsonSchema):
-    """Fields with their docstrings as descriptions: Pydantic's own way reads the source at every import, which costs
-    a tenth of a second."""
+    """Fields with their docstrings as descriptions; Pydantic's own way reads the source at every import of a model."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> Schema:
         described = super().model_schema(schema)
