@@ -18,19 +18,19 @@ from spyke_kohya.engine.events import Event
 from spyke_kohya.engine.release import find_engine
 from spyke_kohya.errors import PresetError
 from spyke_kohya.findings import Finding, errors_in
-from spyke_kohya.plan import Plan
+from spyke_kohya.plan.plan import Plan
 from spyke_kohya.presets.loading import Loaded, load
+from spyke_kohya.rank.directory import RankResult, rank_directory, rank_heldout
 from spyke_kohya.rank.heldout_result import HeldoutRanking
-from spyke_kohya.rank.judge import RankResult, rank_directory, rank_heldout
+from spyke_kohya.record.exclusive import output_lock
+from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.repeat.inputs import identify
 from spyke_kohya.run.faults import Notice
-from spyke_kohya.run.identity import identify
 from spyke_kohya.run.launch import Launch, prepare_launch
-from spyke_kohya.run.lock import output_lock
-from spyke_kohya.run.rundir import RunDirectory
+from spyke_kohya.run.progress import Watch
 from spyke_kohya.run.supervision import StopRequest
 from spyke_kohya.run.train import Outcome
 from spyke_kohya.run.train import train as run_training
-from spyke_kohya.run.watch import Watch
 
 __all__ = ["Training", "evaluation", "load_preset", "plan", "rank", "train", "validate"]
 

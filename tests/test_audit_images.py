@@ -10,13 +10,13 @@ import pytest
 from PIL import Image, ImageOps
 from workplace import make_workplace
 
-from spyke_kohya.audit import picture_cache
-from spyke_kohya.audit.decoding import decode, decode_all
 from spyke_kohya.audit.examine import Means, examine
-from spyke_kohya.audit.picture_cache import PictureCache, cache_directory
-from spyke_kohya.likeness import Alike, alike, look_of
+from spyke_kohya.dataset import picture_cache
+from spyke_kohya.dataset.copies import Alike, alike, look_of
+from spyke_kohya.dataset.decoding import decode, decode_all
+from spyke_kohya.dataset.picture_cache import PictureCache, cache_directory
+from spyke_kohya.dataset.scan import header_size
 from spyke_kohya.presets.loading import load
-from spyke_kohya.scan import header_size
 
 ORIENTATION = 0x0112
 

@@ -13,7 +13,7 @@ from workplace import PROJECT, make_workplace, write_base_model
 
 from spyke_kohya.audit.catalogue import CATALOGUE
 from spyke_kohya.audit.examine import Means, examine
-from spyke_kohya.audit.picture_cache import PictureCache
+from spyke_kohya.dataset.picture_cache import PictureCache
 from spyke_kohya.presets.loading import load
 
 GIB = 2**30

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from spyke_kohya.errors import UsageError
 from spyke_kohya.rank.checkpoints import find_checkpoints, merged_facts, place, recorded
-from spyke_kohya.rank.facts import Facts, facts_from_metadata, facts_from_run
+from spyke_kohya.rank.training_info import Facts, facts_from_metadata, facts_from_run
 
 
 def save(path, **metadata):

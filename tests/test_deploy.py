@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from spyke_kohya.deploy import check_lora, deploy, deployed_in, find_place, undo
 from spyke_kohya.engine.lora_file import alphas_of, data_sha256, read_lora, write_with_metadata
 from spyke_kohya.errors import DeployError, NothingToRank
-from spyke_kohya.shipment import choose
+from spyke_kohya.ship.choose import choose
+from spyke_kohya.ship.deploy import check_lora, deploy, deployed_in, find_place, undo
 from tests.commands import spyke
 from tests.recorded import record_run, write_lora
 

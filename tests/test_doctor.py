@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from workplace import make_workplace, write_base_model
 
-from spyke_kohya.doctor import Patient, accelerate_user_config, examine
+from spyke_kohya.audit.doctor import Patient, accelerate_user_config, examine
 from spyke_kohya.engine.release import COMMIT, Engine
 from spyke_kohya.errors import EngineError
 from spyke_kohya.presets.loading import load

@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.evaluate.evaluation import PROGRAM
 from spyke_kohya.evaluate.request import midpoints
+from spyke_kohya.rank.directory import rank_best
 from spyke_kohya.rank.heldout_file import read_evaluation, read_rows
-from spyke_kohya.rank.judge import rank_best
-from spyke_kohya.run.rundir import RunDirectory
+from spyke_kohya.record.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 MINIATURE = ROOT / "scripts" / "miniature"

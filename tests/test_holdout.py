@@ -7,8 +7,8 @@ import shutil
 import pytest
 from PIL import Image, ImageOps
 
+from spyke_kohya.dataset.holdout import choose_heldout, default_target, put_back, set_aside
 from spyke_kohya.errors import DatasetError, UsageError
-from spyke_kohya.holdout import choose_heldout, default_target, put_back, set_aside
 
 
 @pytest.fixture

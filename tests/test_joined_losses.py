@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from spyke_kohya.engine.tfevents import StepLoss, losses_from_events
+from spyke_kohya.formats.tfevents import StepLoss, losses_from_events
+from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.lossfile import history, joined
-from spyke_kohya.run.rundir import RunDirectory
 
 TRANSCRIPTS = Path(__file__).parent / "data" / "transcripts"
 PLANS = {

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from spyke_kohya.engine.events import CheckpointAnnounced, DeviceReported, EngineWarning, Header, Step
 from spyke_kohya.report.live import PlainDisplay, TerminalDisplay, duration, notice_of, state_line
-from spyke_kohya.run.watch import Watch
+from spyke_kohya.run.progress import Watch
 
 PLAN = SimpleNamespace(num_train_images=230, num_reg_images=100, batches_per_epoch=460, total_steps=1840)
 HEADER = Header(230, 0, 100, 460, 4, "1", 1, 1840)

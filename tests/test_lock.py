@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spyke_kohya.engine.release import Engine
-from spyke_kohya.lock import Surroundings, _hashes, drift, tree_of
+from spyke_kohya.repeat.lock import Surroundings, _hashes, drift, tree_of
 from tests.commands import spyke
 from tests.small_training import write_training
 

@@ -10,9 +10,9 @@ from workplace import make_workplace, write_base_model
 
 from spyke_kohya.audit.examine import examine
 from spyke_kohya.errors import DatasetError, PresetError
-from spyke_kohya.new import Asked, base_of_others, new_presets
 from spyke_kohya.presets.loading import load
-from spyke_kohya.presets.writing import write_new
+from spyke_kohya.start.new import Asked, base_of_others, new_presets
+from spyke_kohya.start.writing import write_new
 
 
 @pytest.fixture

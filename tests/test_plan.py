@@ -10,10 +10,10 @@ from time import perf_counter
 import pytest
 from PIL import Image
 
-from spyke_kohya.plan import explain, make_plan
+from spyke_kohya.dataset.scan import Scan, ScannedDataset, ScannedImage, ScannedSubset, scan
+from spyke_kohya.plan.plan import explain, make_plan
 from spyke_kohya.presets.dataset import parse_dataset_config
 from spyke_kohya.presets.resolved import resolve
-from spyke_kohya.scan import Scan, ScannedDataset, ScannedImage, ScannedSubset, scan
 
 CASES = json.loads((Path(__file__).parent / "data" / "oracle" / "plan_cases.json").read_text(encoding="utf-8"))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spyke_kohya.engine.events import CheckpointAnnounced
-from spyke_kohya.run.redact import Redactor, SecretMask, restored
+from spyke_kohya.record.redact import Redactor, SecretMask, restored
 
 HOME = Path("/home/spyke")
 KEY = "0123456789abcdef" * 2 + "01234567"

@@ -17,10 +17,10 @@ from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate
 from spyke_kohya.report.chart import MOST_POINTS, decimated, loss_chart
+from spyke_kohya.report.data import TagTable, read_story
 from spyke_kohya.report.deviations import deviations
 from spyke_kohya.report.html import report_html
 from spyke_kohya.report.markdown import summary_markdown
-from spyke_kohya.report.story import TagTable, read_story
 from tests.browser import browser  # noqa: F401 - a fixture
 from tests.commands import PROJECT, spyke
 from tests.recorded import STEPS, record_run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spyke_kohya.errors import PresetError
-from spyke_kohya.run.rundir import RunDirectory
+from spyke_kohya.record.rundir import RunDirectory
 
 NOW = datetime(2026, 2, 20, 10, 15, 30)
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError, PresetError
-from spyke_kohya.evaluate.subject import Subject
+from spyke_kohya.evaluate.recorded_run import Subject
+from spyke_kohya.evaluate.samples import lay_out, render, samples_of
 from spyke_kohya.presets.training import Samples
 from spyke_kohya.rank.result import Candidate
+from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.report.contact_sheet import write_contact_sheet
-from spyke_kohya.run.rundir import RunDirectory
-from spyke_kohya.samples import lay_out, render, samples_of
 
 PROMPTS = {"alone in a forest": "spyke, forest", "a new pose": "spyke, jumping"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from spyke_kohya.dataset.scan import cached_sizes, folder_of, read_captions, scan
 from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset
-from spyke_kohya.scan import cached_sizes, folder_of, read_captions, scan
 
 HOSTILE_NAMES = [
     "a.png", "B.PNG", "c.Png", "d.jpg", "e.JPEG", "f.webp", "g.bmp", "h.gif", "i.tiff", "p.jxl", "q.avif",

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from spyke_kohya.engine.tensor_file import Tensor, TensorFileError, parse_header, read_header
-from spyke_kohya.engine.tensor_values import read_values
+from spyke_kohya.formats.tensor_file import Tensor, TensorFileError, parse_header, read_header
+from spyke_kohya.formats.tensor_values import read_values
 
 TENSORS = {
     "a": np.array([[1.5, -2.0, 3.0], [0.0, 65504.0, 6e-8]], np.float16),
@@ -252,5 +252,5 @@ def test_no_bytes_raise_anything_else(tmp_path, data):
 
 
 def test_who_reads_headers_only_waits_for_no_numpy():
-    check = "import sys, spyke_kohya.run.checkpoints, spyke_kohya.engine.base_model; sys.exit('numpy' in sys.modules)"
+    check = "import sys, spyke_kohya.run.inspection, spyke_kohya.engine.base_model; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

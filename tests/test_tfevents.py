@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spyke_kohya.engine.tfevents import (
+from spyke_kohya.errors import EngineError
+from spyke_kohya.formats.tfevents import (
     Scalar,
     StepLoss,
     find_event_files,
@@ -15,7 +16,6 @@ from spyke_kohya.engine.tfevents import (
     read_scalars,
     step_losses,
 )
-from spyke_kohya.errors import EngineError
 
 TRANSCRIPTS = Path(__file__).parent / "data" / "transcripts"
 NAMES = ["grad_accum_reg", "two_epochs", "validation"]

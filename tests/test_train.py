@@ -16,8 +16,8 @@ from spyke_kohya.audit.examine import examine
 from spyke_kohya.engine.events import Step
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.presets.loading import load
+from spyke_kohya.process.engine_process import EngineProcess
 from spyke_kohya.run.launch import prepare_launch
-from spyke_kohya.run.process import EngineProcess
 from spyke_kohya.run.train import train
 
 NOW = datetime(2026, 2, 20, 10, 15, 30)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from spyke_kohya.audit.tags import tags_in_all, tags_of
-from spyke_kohya.engine.tokens import DEFAULT_LIMIT, TokenCounter
+from spyke_kohya.dataset.scan import Caption, Scan, ScannedSubset
 from spyke_kohya.findings import Finding, Severity, error, warning
+from spyke_kohya.formats.clip_tokens import DEFAULT_LIMIT, TokenCounter
 from spyke_kohya.presets.resolved import ResolvedSubset
-from spyke_kohya.scan import Caption, Scan, ScannedSubset
 
 _STOPS = {
     "empty": ("captions.empty", "the caption file is empty: sd-scripts asserts", "write a caption, or remove the file"),

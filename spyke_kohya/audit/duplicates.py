@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Literal, TypeAlias
 
-from spyke_kohya.audit.pictures import Pictures
+from spyke_kohya.dataset.copies import Alike
+from spyke_kohya.dataset.pictures import Pictures
+from spyke_kohya.dataset.scan import Scan, ScannedSubset
 from spyke_kohya.findings import Finding, error, warning
-from spyke_kohya.likeness import Alike
-from spyke_kohya.scan import Scan, ScannedSubset
 
 Role: TypeAlias = Literal["training", "regularisation", "held-out"]
 

@@ -7,27 +7,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spyke_kohya.audit.base_model import check_base_model, check_resolution
+from spyke_kohya.audit.base import check_base_model, check_resolution
 from spyke_kohya.audit.captions import Rules, check_captions
 from spyke_kohya.audit.duplicates import Compare, check_duplicates, check_held_out_apart, roles_of
 from spyke_kohya.audit.expectations import check_expectations, meets
-from spyke_kohya.audit.heldout import check_heldout
+from spyke_kohya.audit.heldout_named import check_heldout
 from spyke_kohya.audit.images import check_images, check_pictures
 from spyke_kohya.audit.memory import check_memory
-from spyke_kohya.audit.options import check_options, check_schedule
+from spyke_kohya.audit.option_conflicts import check_options, check_schedule
 from spyke_kohya.audit.output import check_output
-from spyke_kohya.audit.pictures import Pictures
 from spyke_kohya.audit.repeats import check_repeats
+from spyke_kohya.dataset.copies import alike
+from spyke_kohya.dataset.pictures import Pictures
+from spyke_kohya.dataset.scan import Caption, Scan, SizeOf, header_size, read_captions, scan
 from spyke_kohya.engine.base_model import inspect_base_model
 from spyke_kohya.engine.command import expand_home
-from spyke_kohya.engine.tokens import DEFAULT_LIMIT, TokenCounter, read_token_counter, tokenizer_directories
 from spyke_kohya.findings import Finding, errors_in, grouped
-from spyke_kohya.likeness import alike
-from spyke_kohya.plan import Plan, make_plan
+from spyke_kohya.formats.clip_tokens import DEFAULT_LIMIT, TokenCounter, read_token_counter, tokenizer_directories
+from spyke_kohya.plan.plan import Plan, make_plan
 from spyke_kohya.presets.loading import Loaded, shown_path
 from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset, resolve
 from spyke_kohya.presets.training import TrainingPreset
-from spyke_kohya.scan import Caption, Scan, SizeOf, header_size, read_captions, scan
 
 
 @dataclass(frozen=True)

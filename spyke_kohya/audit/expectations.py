@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spyke_kohya.findings import Finding, error
-from spyke_kohya.plan import Plan, explain
+from spyke_kohya.plan.plan import Plan, explain
 from spyke_kohya.presets.training import Expect
 
 

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spyke_kohya.audit.pictures import Picture, Pictures, is_white
-from spyke_kohya.counting import bucket_selector
+from spyke_kohya.dataset.pictures import Picture, Pictures, is_white
+from spyke_kohya.dataset.scan import Scan, ScannedDataset, ScannedImage, ScannedSubset, size_by_pillow
 from spyke_kohya.engine.batching import BatchingError, Size
 from spyke_kohya.findings import Finding, Severity, error, warning
+from spyke_kohya.plan.epoch import bucket_selector
 from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset
-from spyke_kohya.scan import Scan, ScannedDataset, ScannedImage, ScannedSubset, size_by_pillow
 
 _ENLARGED_FROM = 1.1
 _LOST_FROM = 0.25

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spyke_kohya.audit.base_model import FULL_SIZE, base_path
+from spyke_kohya.audit.base import FULL_SIZE, base_path
 from spyke_kohya.engine.base_model import read_weights
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding, warning

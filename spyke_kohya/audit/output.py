@@ -10,7 +10,7 @@ from typing import Any
 
 from spyke_kohya.engine.command import expand_home
 from spyke_kohya.findings import Finding, error, warning
-from spyke_kohya.plan import Plan
+from spyke_kohya.plan.plan import Plan
 
 
 def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, where: str) -> list[Finding]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from spyke_kohya.scan import Caption, Scan
+from spyke_kohya.dataset.scan import Caption, Scan
 
 _FEW = 3
 

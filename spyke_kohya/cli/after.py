@@ -22,7 +22,7 @@ from spyke_kohya.errors import (
 
 if TYPE_CHECKING:
     from spyke_kohya.presets.training import Samples
-    from spyke_kohya.rank.judge import Evidence, HeldoutResult, RankResult
+    from spyke_kohya.rank.directory import Evidence, HeldoutResult, RankResult
 
 
 @cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
@@ -52,7 +52,7 @@ def rank(
     file. The best evidence is the loss on held-out pictures where `evaluate` measured it, else avr_loss; `loss` is the
     mean of the per-step losses around each checkpoint.
     """
-    from spyke_kohya.rank.judge import rank_best
+    from spyke_kohya.rank.directory import rank_best
 
     result = rank_best(directory, by=by, losses=losses, window=window, name=name, every=every)
     if as_json:
@@ -79,9 +79,9 @@ def evaluate(
     again, so an interrupted evaluation goes on where it stopped.
     """
     from spyke_kohya.evaluate.evaluation import forecast, measure, prepare
-    from spyke_kohya.evaluate.subject import read_subject
-    from spyke_kohya.rank.judge import rank_heldout
-    from spyke_kohya.report.heldout import cost_text, forecast_text, progress_text
+    from spyke_kohya.evaluate.recorded_run import read_subject
+    from spyke_kohya.rank.directory import rank_heldout
+    from spyke_kohya.report.heldout_table import cost_text, forecast_text, progress_text
     from spyke_kohya.report.live import ProgressLine
 
     subject = read_subject(run, name)
@@ -111,11 +111,11 @@ def samples(run: Path, preset: str | None, name: str | None, png: Path | None, e
     RUN is a run directory, or an output directory, whose newest run is taken. Rendered are the checkpoints that `rank`
     says to look at, and the base without a LoRA.
     """
-    from spyke_kohya.evaluate.subject import read_subject
-    from spyke_kohya.rank.judge import rank_best
+    from spyke_kohya.evaluate.recorded_run import read_subject
+    from spyke_kohya.evaluate.samples import lay_out, render, samples_of
+    from spyke_kohya.rank.directory import rank_best
     from spyke_kohya.report.contact_sheet import write_contact_sheet
     from spyke_kohya.report.live import ProgressLine
-    from spyke_kohya.samples import lay_out, render, samples_of
 
     subject = read_subject(run, name)
     found = find_engine(None, engine or subject.engine_dir, subject.root)
@@ -147,8 +147,8 @@ def samples(run: Path, preset: str | None, name: str | None, png: Path | None, e
 @JSON
 def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, as_json: bool) -> None:
     """All runs under DIR (default: output), newest first; or two runs, and in what they differ."""
-    from spyke_kohya.report.runs import runs_table
-    from spyke_kohya.runs import find_runs, summarize
+    from spyke_kohya.report.overview import find_runs, summarize
+    from spyke_kohya.report.runs_text import runs_table
 
     if len(paths) > 2:
         raise UsageError("name a directory, or two runs to compare")
@@ -165,9 +165,9 @@ def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, a
 
 
 def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None:
-    from spyke_kohya.report.runs import comparison_text, write_comparison_png
-    from spyke_kohya.run.rundir import RunDirectory
-    from spyke_kohya.runs import differences, ranked, summarize
+    from spyke_kohya.record.rundir import RunDirectory
+    from spyke_kohya.report.overview import differences, ranked, summarize
+    from spyke_kohya.report.runs_text import comparison_text, write_comparison_png
 
     pair = [RunDirectory(path) for path in (first, second)]
     found, told = differences(*pair), [summarize(run) for run in pair]
@@ -185,8 +185,8 @@ def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None
 
 
 def _collect_garbage(directory: Path, yes: bool, as_json: bool) -> None:
-    from spyke_kohya.report.runs import deletable_text
-    from spyke_kohya.runs import deletable, delete
+    from spyke_kohya.report.overview import deletable, delete
+    from spyke_kohya.report.runs_text import deletable_text
 
     found = deletable(directory, Path(tempfile.gettempdir()))
     if as_json:
@@ -208,9 +208,9 @@ def _collect_garbage(directory: Path, yes: bool, as_json: bool) -> None:
 @ROOT
 def report_command(directory: Path, losses: Path | None, preset: str | None, planned: int | None, root: Path) -> None:
     """Write report.html, one page that needs no network, and summary.md into the run's directory."""
+    from spyke_kohya.report.data import read_story
     from spyke_kohya.report.html import report_html
     from spyke_kohya.report.markdown import summary_markdown
-    from spyke_kohya.report.story import read_story
 
     examined = examine_preset(preset, root, ()) if preset else None
     if examined and examined.plan is None:
@@ -223,7 +223,7 @@ def report_command(directory: Path, losses: Path | None, preset: str | None, pla
 
 
 def _show_heldout(result: HeldoutResult, png: Path | None) -> None:
-    from spyke_kohya.report.heldout import heldout_table
+    from spyke_kohya.report.heldout_table import heldout_table
 
     click.echo(heldout_table(result.ranking, min(shutil.get_terminal_size((100, 24)).columns, 120), result.title))
     picture = png or result.run_dir / "evaluation.png"
@@ -232,7 +232,7 @@ def _show_heldout(result: HeldoutResult, png: Path | None) -> None:
 
 
 def show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
-    from spyke_kohya.rank.judge import HeldoutResult
+    from spyke_kohya.rank.directory import HeldoutResult
 
     if isinstance(result, HeldoutResult):
         _show_heldout(result, png)
@@ -248,11 +248,11 @@ def show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
 
 
 def _write_png(result: RankResult | HeldoutResult, picture: Path) -> None:
-    from spyke_kohya.rank.judge import HeldoutResult
+    from spyke_kohya.rank.directory import HeldoutResult
 
     try:
         if isinstance(result, HeldoutResult):
-            from spyke_kohya.report.heldout import write_heldout_png
+            from spyke_kohya.report.heldout_table import write_heldout_png
 
             write_heldout_png(picture, result.ranking, result.title)
         else:

@@ -44,8 +44,8 @@ def examine_preset(
 def examine_loaded(loaded: Loaded, root: Path, *, quick: bool = False, allow_pickle: bool = False) -> Examination:
     from spyke_kohya.audit.examine import Means, examine
     from spyke_kohya.audit.memory import physical_memory_bytes
-    from spyke_kohya.audit.picture_cache import PictureCache, cache_directory
-    from spyke_kohya.report.decoding import decoding_bar
+    from spyke_kohya.dataset.picture_cache import PictureCache, cache_directory
+    from spyke_kohya.report.decoding_bar import decoding_bar
 
     cache = PictureCache(cache_directory(os.environ, Path.home()))
     with decoding_bar(is_terminal=sys.stderr.isatty()) as begin:
@@ -69,8 +69,8 @@ def asked_for(preset: str | None, recorded: Path | None, settings: Sequence[str]
         raise UsageError("name a preset, or a run to repeat with --from RUN")
     if recorded is None:
         return Asked(load(preset or "", root, settings), root)
-    from spyke_kohya.replay import recorded_preset
-    from spyke_kohya.run.rundir import RunDirectory
+    from spyke_kohya.record.rundir import RunDirectory
+    from spyke_kohya.repeat.replay import recorded_preset
 
     run = RunDirectory(recorded.absolute())
     again = recorded_preset(run, settings)
@@ -83,7 +83,7 @@ def _with_other_runs(examined: Examination, root: Path) -> Examination:
         return examined
     from spyke_kohya.engine.command import expand_home
     from spyke_kohya.presets.loading import shown_path
-    from spyke_kohya.run.in_use import check_in_use
+    from spyke_kohya.record.in_use import check_in_use
 
     output_dir = root / str(expand_home("output_dir", training.options["output_dir"]))
     more = check_in_use(output_dir, shown_path(examined.loaded.path, root))
@@ -91,15 +91,15 @@ def _with_other_runs(examined: Examination, root: Path) -> Examination:
 
 
 def drift_from(examined: Examination, engine: Engine, root: Path, path: Path) -> tuple[dict[str, Any], list[Finding]]:
-    from spyke_kohya.lock import drift, read_lock
     from spyke_kohya.presets.loading import shown_path
+    from spyke_kohya.repeat.lock import drift, read_lock
 
     locked, now = read_lock(path), make_lock(examined, engine, root)
     return now, drift(locked, now, shown_path(path, root))
 
 
 def make_lock(examined: Examination, engine: Engine, root: Path) -> dict[str, Any]:
-    from spyke_kohya.lock import Surroundings, make_lock
+    from spyke_kohya.repeat.lock import Surroundings, make_lock
 
     if examined.plan is None or examined.scan is None or examined.loaded.training is None:
         say_findings(examined.findings)

@@ -30,7 +30,7 @@ from spyke_kohya.errors import (
     EngineError,
     UsageError,
 )
-from spyke_kohya.report.findings import count_text, findings_text
+from spyke_kohya.report.findings_text import count_text, findings_text
 
 if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
@@ -108,7 +108,7 @@ def plan(
     """Exactly what sd-scripts will do: images, buckets, batches, steps, checkpoints, disk."""
     from spyke_kohya.audit.examine import examine
     from spyke_kohya.presets.loading import load
-    from spyke_kohya.report.plan import plan_text
+    from spyke_kohya.report.plan_text import plan_text
 
     completed = {"max_train_epochs": epochs, "gradient_accumulation_steps": gradient_accumulation_steps}
     options = {name: value for name, value in completed.items() if value is not None}
@@ -134,7 +134,7 @@ def holdout(folder: Path, count: int, target: Path | None, seed: int, copy: bool
 
     Copies and flips of one picture go together. Name the folder in the preset: [evaluate] heldout_dir.
     """
-    from spyke_kohya.holdout import choose_heldout, default_target, put_back, set_aside
+    from spyke_kohya.dataset.holdout import choose_heldout, default_target, put_back, set_aside
     from spyke_kohya.rank.heldout_result import FEWEST_GROUPS
 
     if undo:
@@ -167,8 +167,8 @@ def new(
 
     Each picture is seen 40 times in the whole training, as in the run of record, but all together 400 to 1000 times.
     """
-    from spyke_kohya.new import Asked, base_of_others, new_presets
-    from spyke_kohya.presets.writing import write_new
+    from spyke_kohya.start.new import Asked, base_of_others, new_presets
+    from spyke_kohya.start.writing import write_new
 
     if not _PLAIN_NAME.fullmatch(name):
         raise UsageError(f"{name!r} can't name a preset", remedy="use letters, digits, - and _")
@@ -191,8 +191,8 @@ def import_(file: BinaryIO, name: str | None, target: Target, root: Path) -> Non
 
     FILE may be - for stdin. What could not be carried over is said on stderr, and in the preset.
     """
-    from spyke_kohya.presets.importing import import_settings
-    from spyke_kohya.presets.writing import write_new
+    from spyke_kohya.start.importing.imported import import_settings
+    from spyke_kohya.start.writing import write_new
 
     text = file.read().decode("utf-8-sig", errors="replace")
     imported = import_settings(text, root.absolute(), name=name, target=target)
@@ -224,7 +224,7 @@ def completion(shell: str) -> None:
 @JSON
 def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -> None:
     """Can this machine, this Python and this sd-scripts train at all?"""
-    from spyke_kohya.doctor import Patient, examine
+    from spyke_kohya.audit.doctor import Patient, examine
     from spyke_kohya.presets.loading import load
 
     loaded = load(preset, root.absolute()) if preset else None
@@ -258,7 +258,7 @@ def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -
 @ROOT
 def lock_command(preset: str, check: bool, engine: Path | None, root: Path) -> None:
     """Record all that decides how PRESET trains in presets/NAME.lock, for `train --locked` to hold to."""
-    from spyke_kohya.lock import lock_path, lock_text
+    from spyke_kohya.repeat.lock import lock_path, lock_text
 
     root = root.absolute()
     examined = examine_preset(preset, root, ())
@@ -289,7 +289,7 @@ def _explanation(code: str) -> str:
 
 
 def _base_hash(examined: Examination, root: Path) -> dict[str, str | None]:
-    from spyke_kohya.audit.base_model import base_path, file_hash
+    from spyke_kohya.audit.base import base_path, file_hash
 
     training = examined.loaded.training
     return {"base_sha256": file_hash(base_path(training.effective_options, root.absolute()))} if training else {}
@@ -297,7 +297,7 @@ def _base_hash(examined: Examination, root: Path) -> dict[str, str | None]:
 
 def _show_tags(examined: Examination) -> None:
     from spyke_kohya.audit.tags import tag_tables
-    from spyke_kohya.report.tags import tag_table_text
+    from spyke_kohya.report.tag_table import tag_table_text
 
     for table in tag_tables(examined.scan, examined.captions) if examined.scan else []:
         click.echo(f"\n{tag_table_text(table)}")

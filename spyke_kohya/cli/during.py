@@ -27,7 +27,7 @@ from spyke_kohya.errors import (
     TrainingFailed,
 )
 from spyke_kohya.findings import Finding
-from spyke_kohya.report.findings import fault_text
+from spyke_kohya.report.findings_text import fault_text
 
 if TYPE_CHECKING:
     from spyke_kohya.engine.release import Engine
@@ -105,10 +105,10 @@ def watch_command(directory: Path) -> None:
     """Follow a live run from another terminal. Ctrl-C ends the watching, and not the run."""
     import time
 
-    from spyke_kohya.run.follow import follow
-    from spyke_kohya.run.lock import as_it_is
-    from spyke_kohya.run.rundir import RunDirectory
-    from spyke_kohya.runs import find_runs
+    from spyke_kohya.record.exclusive import as_it_is
+    from spyke_kohya.record.rundir import RunDirectory
+    from spyke_kohya.report.overview import find_runs
+    from spyke_kohya.run.watch import follow
 
     newest = next(iter(find_runs(directory)), None)
     run = newest if newest and not RunDirectory(directory).record.is_file() else RunDirectory(directory)
@@ -127,8 +127,8 @@ def _prepare(
     asked: Asked, engine: Path | None, locked: bool, allow_pickle: bool, resume: bool
 ) -> tuple[Launch, list[Finding]]:
     from spyke_kohya.audit.engine import check_engine
-    from spyke_kohya.lock import lock_path, lock_text
-    from spyke_kohya.run.identity import identify
+    from spyke_kohya.repeat.inputs import identify
+    from spyke_kohya.repeat.lock import lock_path, lock_text
     from spyke_kohya.run.launch import prepare_launch
     from spyke_kohya.run.resume import find_segment
 
@@ -158,7 +158,7 @@ def _prepare(
 
 
 def _engine_drift(asked: Asked, found: Engine) -> list[Finding]:
-    from spyke_kohya.replay import engine_drift
+    from spyke_kohya.repeat.replay import engine_drift
 
     return engine_drift(asked.engine, found) if asked.engine and not asked.lock else []
 
@@ -167,7 +167,7 @@ def _run_locked(
     launch: Launch, resumed: Callable[[], Launch], patience: tuple[int, float | None], end_stale: bool
 ) -> tuple[Launch, Outcome]:
     """Run the launch as the only one in its output directory, and go on after a crash where the preset says so."""
-    from spyke_kohya.run.lock import output_lock
+    from spyke_kohya.record.exclusive import output_lock
     from spyke_kohya.run.train import MOST_RESUMES
 
     with output_lock(launch.output_dir):
@@ -188,8 +188,8 @@ def _run_locked(
 
 def _clear_stale(output_dir: Path, end_stale: bool) -> None:
     """Say which runs here ended without a word; what is left of them is ended only by who was told to."""
-    from spyke_kohya.run.lock import STALE, mark_stale, stale_runs
-    from spyke_kohya.run.processes import end_group
+    from spyke_kohya.process.process_table import end_group
+    from spyke_kohya.record.exclusive import STALE, mark_stale, stale_runs
 
     for stale in stale_runs(output_dir):
         if not stale.is_marked:
@@ -245,7 +245,7 @@ def _tell_outcome(launch: Launch, outcome: Outcome) -> None:
 
 def _rank_run(launch: Launch) -> None:
     """Rank a run that ended well; that it holds nothing to rank does not make it a failure."""
-    from spyke_kohya.rank.judge import rank_directory
+    from spyke_kohya.rank.directory import rank_directory
 
     try:
         result = rank_directory(launch.run.under(launch.root).path)

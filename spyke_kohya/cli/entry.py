@@ -17,7 +17,7 @@ from spyke_kohya.cli import after, before, during, shipping  # noqa: F401 - impo
 from spyke_kohya.cli.group import COMPLETE, cli
 from spyke_kohya.cli.terminal import redactor, say
 from spyke_kohya.errors import Interrupted, SpykeError
-from spyke_kohya.report.findings import fault_text
+from spyke_kohya.report.findings_text import fault_text
 
 
 def main() -> NoReturn:

@@ -38,8 +38,8 @@ def deploy_command(
     as_json: bool,
 ) -> None:
     """Put the top of the test order, or --step N, into models/loras, checked, with its history."""
-    from spyke_kohya import deploy as shipping
-    from spyke_kohya.shipment import choose, place_on_record
+    from spyke_kohya.ship import deploy as shipping
+    from spyke_kohya.ship.choose import choose, place_on_record
 
     target = to or place_on_record(directory)
     if target is None:
@@ -64,7 +64,7 @@ def deploy_command(
 @JSON
 def list_command(place: Path, as_json: bool) -> None:
     """What is deployed in ComfyUI's, A1111's or Forge's directory, and from which run."""
-    from spyke_kohya.deploy import deployed_in, find_place
+    from spyke_kohya.ship.deploy import deployed_in, find_place
 
     found = deployed_in(find_place(place.expanduser()))
     if as_json:

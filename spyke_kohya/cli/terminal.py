@@ -20,11 +20,11 @@ from spyke_kohya.errors import (
     SpykeError,
 )
 from spyke_kohya.findings import Finding, errors_in
-from spyke_kohya.report.findings import count_text, findings_text
+from spyke_kohya.report.findings_text import count_text, findings_text
 
 if TYPE_CHECKING:
+    from spyke_kohya.record.redact import Redactor
     from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
-    from spyke_kohya.run.redact import Redactor
 
 
 def terminal_width() -> int:
@@ -73,6 +73,6 @@ def say(text: str) -> None:
 
 
 def redactor() -> Redactor:
-    from spyke_kohya.run.redact import Redactor
+    from spyke_kohya.record.redact import Redactor
 
     return Redactor(os.environ, Path.home())

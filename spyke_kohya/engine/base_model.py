@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from spyke_kohya.engine.tensor_file import TensorFileError, read_header
+from spyke_kohya.formats.tensor_file import TensorFileError, read_header
 
 Family = Literal["SD1.5", "SD2", "SDXL", "SD3", "FLUX", "unknown"]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError
-from spyke_kohya.evaluate.pictures import choose_pictures
+from spyke_kohya.evaluate.evaluated_pictures import choose_pictures
+from spyke_kohya.evaluate.recorded_run import Subject
 from spyke_kohya.evaluate.request import Request, make_request, write_request
-from spyke_kohya.evaluate.subject import Subject
-from spyke_kohya.run.program import run_program
+from spyke_kohya.process.helper_program import run_program
 
 PROGRAM = Path(__file__).resolve().parents[1] / "programs" / "evaluate.py"
 LOG_NAME = "evaluate.log"

@@ -13,11 +13,11 @@ from typing import Any
 
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError, PresetError
-from spyke_kohya.evaluate.pictures import Picture
-from spyke_kohya.evaluate.subject import Subject
+from spyke_kohya.evaluate.evaluated_pictures import Picture
+from spyke_kohya.evaluate.recorded_run import Subject
 from spyke_kohya.rank.heldout_file import BASE, BASE_AGAIN, COLUMNS, Row, read_rows
 from spyke_kohya.rank.result import Candidate
-from spyke_kohya.run.rundir import RunDirectory
+from spyke_kohya.record.rundir import RunDirectory
 
 SCHEMA_VERSION = 1
 SEED = 0

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from spyke_kohya.engine.filenames import CheckpointKind, FileName, parse_file_name
-from spyke_kohya.engine.tensor_file import TensorFileError, read_header
 from spyke_kohya.errors import UsageError
-from spyke_kohya.rank.facts import Facts, facts_from_metadata, steps_in
+from spyke_kohya.formats.tensor_file import TensorFileError, read_header
 from spyke_kohya.rank.result import Candidate
+from spyke_kohya.rank.training_info import Facts, facts_from_metadata, steps_in
 
 
 @dataclass(frozen=True)

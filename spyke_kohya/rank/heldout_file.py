@@ -13,7 +13,7 @@ import numpy as np
 
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.rank.windows import FloatArray
-from spyke_kohya.run.rundir import RunDirectory
+from spyke_kohya.record.rundir import RunDirectory
 
 BASE, BASE_AGAIN = "base", "base again"
 """The base model without a LoRA, measured first and last."""

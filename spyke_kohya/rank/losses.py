@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from spyke_kohya.errors import NothingToRank, UsageError
-from spyke_kohya.rank.facts import Facts
+from spyke_kohya.rank.training_info import Facts
 from spyke_kohya.rank.windows import FloatArray, IntArray
 
 FAULTS_SHOWN = 5

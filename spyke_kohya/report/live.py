@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from spyke_kohya.engine.events import CheckpointAnnounced, EngineWarning, Event, Header, Step
 from spyke_kohya.run.faults import Notice
-from spyke_kohya.run.watch import Watch
+from spyke_kohya.run.progress import Watch
 
 if TYPE_CHECKING:
     from rich.live import Live

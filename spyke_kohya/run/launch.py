@@ -24,10 +24,10 @@ from spyke_kohya.engine.release import Engine
 from spyke_kohya.engine.schedule import Checkpoint, Saving, checkpoints
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding
-from spyke_kohya.plan import Plan, saving_of
+from spyke_kohya.plan.plan import Plan, saving_of
 from spyke_kohya.presets.loading import Loaded
-from spyke_kohya.run.checkpoints import SavedCheckpoint
-from spyke_kohya.run.rundir import RunDirectory, not_before
+from spyke_kohya.record.rundir import RunDirectory, not_before
+from spyke_kohya.run.inspection import SavedCheckpoint
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-from spyke_kohya.engine.tfevents import Scalar, StepLoss, find_event_files, read_scalars, step_losses
 from spyke_kohya.errors import EngineError
-from spyke_kohya.plan import Plan
+from spyke_kohya.formats.tfevents import Scalar, StepLoss, find_event_files, read_scalars, step_losses
+from spyke_kohya.plan.plan import Plan
+from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.launch import Launch
-from spyke_kohya.run.rundir import RunDirectory
 
 _EVERY_S = 30.0
 # A long run's file takes longer to write: it is written so seldom that writing takes under a hundredth of the time.

@@ -20,12 +20,12 @@ from typing import Any
 from spyke_kohya import __version__
 from spyke_kohya.engine.events import Event
 from spyke_kohya.engine.packages import recorded_versions
-from spyke_kohya.plan import explain
-from spyke_kohya.run.checkpoints import SavedCheckpoint
+from spyke_kohya.plan.plan import explain
+from spyke_kohya.process.process_table import mark_of
+from spyke_kohya.record.redact import Redactor
+from spyke_kohya.record.rundir import SCHEMA_VERSION, RunDirectory
+from spyke_kohya.run.inspection import SavedCheckpoint
 from spyke_kohya.run.launch import Launch
-from spyke_kohya.run.processes import mark_of
-from spyke_kohya.run.redact import Redactor
-from spyke_kohya.run.rundir import SCHEMA_VERSION, RunDirectory
 
 _RESERVE_BYTES = 1 << 18
 

@@ -17,12 +17,12 @@ from typing import Any
 from spyke_kohya.engine.filenames import parse_file_name
 from spyke_kohya.engine.states import ARCHIVES, TRAIN_STATE, WEIGHTS, epoch_of_state
 from spyke_kohya.errors import PresetError
-from spyke_kohya.plan import Plan
-from spyke_kohya.run.checkpoints import SavedCheckpoint, inspect
-from spyke_kohya.run.identity import differences
+from spyke_kohya.plan.plan import Plan
+from spyke_kohya.record.rundir import RunDirectory, runs_under
+from spyke_kohya.repeat.inputs import differences
+from spyke_kohya.run.inspection import SavedCheckpoint, inspect
 from spyke_kohya.run.launch import Segment
 from spyke_kohya.run.lossfile import history
-from spyke_kohya.run.rundir import RunDirectory, runs_under
 
 _START_ANEW = "start anew without --resume"
 

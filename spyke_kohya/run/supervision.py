@@ -16,14 +16,14 @@ from types import FrameType
 
 from spyke_kohya.engine.console import ConsoleParser
 from spyke_kohya.engine.events import CheckpointAnnounced, Event, Step
+from spyke_kohya.process.engine_process import EngineProcess, Rung
+from spyke_kohya.record.redact import Redactor, SecretMask
 from spyke_kohya.run.faults import NAN_PATIENCE, FaultWatch, Notice
 from spyke_kohya.run.launch import Launch
-from spyke_kohya.run.ledger import Ledger
 from spyke_kohya.run.lossfile import LossFile
-from spyke_kohya.run.process import EngineProcess, Rung
+from spyke_kohya.run.progress import Watch
 from spyke_kohya.run.record import RunRecord
-from spyke_kohya.run.redact import Redactor, SecretMask
-from spyke_kohya.run.watch import Watch
+from spyke_kohya.run.saved_files import Ledger
 
 Listener = Callable[[Event | Notice | None, Watch], None]
 

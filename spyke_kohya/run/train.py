@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from spyke_kohya.engine.events import cause_of
 from spyke_kohya.errors import PresetError
-from spyke_kohya.run.checkpoints import SavedCheckpoint
+from spyke_kohya.record.redact import Redactor
+from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.faults import Notice, remedy_for
+from spyke_kohya.run.inspection import SavedCheckpoint
 from spyke_kohya.run.launch import Launch
 from spyke_kohya.run.record import RunRecord
-from spyke_kohya.run.redact import Redactor
-from spyke_kohya.run.rundir import RunDirectory
 from spyke_kohya.run.supervision import Ended, Listener, Patience, StopRequest, Supervision, stop_signals
 
 Status = Literal["finished", "failed", "interrupted"]

@@ -1,93 +1,67 @@
-"""A run as its console tells it: what has happened so far, and the first thing that is wrong enough to stop it."""
+"""Watch a run from another terminal: its console as it grows, its record for the end. It touches nothing."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from spyke_kohya.engine.events import (
-    CheckpointAnnounced,
-    CheckpointRemoved,
-    DeviceReported,
-    EngineWarning,
-    Event,
-    Header,
-    ModelSaved,
-    Step,
-)
-from spyke_kohya.engine.targets import Target
+from spyke_kohya.engine.console import ConsoleParser
+from spyke_kohya.engine.events import Event
+from spyke_kohya.errors import PresetError
+from spyke_kohya.record.exclusive import as_it_is
+from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.run.progress import Watch
+
+_CHUNK_BYTES = 1 << 16
 
 
-class Planned(Protocol):
-    """The numbers of a plan that the engine's header has too."""
+@dataclass(frozen=True)
+class RecordedPlan:
+    """What a watch compares the engine's header with, from a run's record."""
 
-    @property
-    def num_train_images(self) -> int: ...
-    @property
-    def num_reg_images(self) -> int: ...
-    @property
-    def batches_per_epoch(self) -> int: ...
-    @property
-    def total_steps(self) -> int: ...
+    num_train_images: int
+    num_reg_images: int
+    batches_per_epoch: int
+    total_steps: int
 
 
-@dataclass
-class Watch:
-    """Folds the console's events. ``take`` returns a reason to stop at once, or None."""
+def follow(run: RunDirectory, pause: Callable[[], None]) -> Iterator[tuple[Event | None, Watch]]:
+    """Every event of a run from its beginning, and None whenever there was none; ends when the run has ended.
 
-    plan: Planned
-    target: Target
-    device: str = ""
-    header: Header | None = None
-    step: Step | None = None
-    lowest: Step | None = None
-    first_bad_step: int | None = None
-    model_saved: bool = False
-    checkpoints: list[CheckpointAnnounced] = field(default_factory=list)
-    warnings: int = 0
-
-    def take(self, event: Event) -> str | None:
-        """Take one event. Gives why the run must not go on: it is on another device, or is not the planned one."""
-        match event:
-            case DeviceReported(device):
-                self.device = device
-                return self._wrong_device(device)
-            case Header():
-                self.header = event
-                return self._unlike_plan(event)
-            case Step():
-                self._take_step(event)
-            case CheckpointAnnounced():
-                self.checkpoints.append(event)
-            case CheckpointRemoved(path):
-                self.checkpoints = [saved for saved in self.checkpoints if saved.path != path]
-            case ModelSaved():
-                self.model_saved = True
-            case EngineWarning():
-                self.warnings += 1
-        return None
-
-    def _take_step(self, step: Step) -> None:
-        self.step = step
-        if step.avr_loss is None:
+    ``pause`` waits a moment between two looks. Raises PresetError where no run is recorded.
+    """
+    record = _read(run)
+    plan = RecordedPlan(**{name: record["plan"][name] for name in RecordedPlan.__dataclass_fields__})
+    parser, watch = ConsoleParser(), Watch(plan, record["target"])
+    offset, ended = 0, False
+    while True:
+        data = _next_bytes(run, offset)
+        offset += len(data)
+        events = parser.feed(data) if data or not ended else parser.finish()
+        for event in events:
+            watch.take(event)
+            yield event, watch
+        if ended and not data:
             return
-        if not math.isfinite(step.avr_loss):
-            self.first_bad_step = self.first_bad_step or step.step
-        elif self.lowest is None or self.lowest.avr_loss is None or step.avr_loss < self.lowest.avr_loss:
-            self.lowest = step
+        if not data:
+            ended = _read(run)["status"] not in ("running", "prepared")
+            if not ended:
+                yield None, watch
+                pause()
 
-    def _wrong_device(self, device: str) -> str | None:
-        if device.split(":")[0] == self.target:
-            return None
-        return f"the engine runs on the device {device}, and the preset's target is {self.target}"
 
-    def _unlike_plan(self, header: Header) -> str | None:
-        planned = {
-            "train images * repeats": (header.num_train_images, self.plan.num_train_images),
-            "reg images": (header.num_reg_images, self.plan.num_reg_images),
-            "batches per epoch": (header.batches_per_epoch, self.plan.batches_per_epoch),
-            "total optimization steps": (header.total_steps, self.plan.total_steps),
-        }
-        off = [f"{name} {seen} (planned {plan})" for name, (seen, plan) in planned.items() if seen != plan]
-        return f"the engine's own header differs from the plan: {', '.join(off)}" if off else None
+def _next_bytes(run: RunDirectory, offset: int) -> bytes:
+    if not run.console.is_file():
+        return b""
+    with run.console.open("rb") as log:
+        log.seek(offset)
+        return log.read(_CHUNK_BYTES)
+
+
+def _read(run: RunDirectory) -> dict[str, Any]:
+    try:
+        return as_it_is(run.read_record())
+    except FileNotFoundError as fault:
+        remedy = "name a run directory: `spyke-kohya runs` lists them"
+        raise PresetError("this is no recorded run", where=str(run.path), remedy=remedy) from fault

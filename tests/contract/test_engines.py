@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from spyke_kohya.deploy import deploy, find_place
 from spyke_kohya.engine.filenames import last_file, step_file
-from spyke_kohya.shipment import choose
+from spyke_kohya.ship.choose import choose
+from spyke_kohya.ship.deploy import deploy, find_place
 
 STEPS = 16
 

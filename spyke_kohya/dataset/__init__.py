@@ -1,0 +1,1 @@
+"""Know what is on the disk: image folders, captions, pictures and their copies."""

@@ -1,0 +1,127 @@
+"""The run that is evaluated: its checkpoints, and what its record says of the base, the options and the pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import toml
+
+from spyke_kohya.engine.targets import Target
+from spyke_kohya.errors import NothingToRank, UsageError
+from spyke_kohya.presets.dataset import parse_dataset_config
+from spyke_kohya.presets.resolved import ResolvedDataset, resolve
+from spyke_kohya.rank.checkpoints import Checkpoint, find_checkpoints, one_per_step, place, recorded
+from spyke_kohya.rank.result import Candidate
+from spyke_kohya.record.rundir import RunDirectory, runs_under
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recorded run. ``root`` is the directory that its relative paths start from; ``settings`` are the options of
+    train_network.py that were in force; ``candidates`` its checkpoints, one a step, each with a file.
+
+    ``record`` is the whole of run.json.
+    """
+
+    run: RunDirectory
+    root: Path
+    record: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    target: Target
+    candidates: tuple[Candidate, ...]
+    datasets: tuple[ResolvedDataset, ...]
+
+    @property
+    def heldout_dir(self) -> Path | None:
+        """The folder of held-out pictures that the run's preset named."""
+        named = self.table("evaluate").get("heldout_dir")
+        return self.root / Path(named).expanduser() if named else None
+
+    @property
+    def engine_dir(self) -> Path | None:
+        """The engine that trained this run, where it is still there."""
+        named = self.table("engine").get("directory")
+        directory = Path(named).expanduser() if named else None
+        return directory if directory and directory.is_dir() else None
+
+    @property
+    def base(self) -> Path:
+        return self.path_in("pretrained_model_name_or_path") or Path()
+
+    def path_in(self, option: str) -> Path | None:
+        """The path that an option names, from anywhere; None where it isn't set."""
+        value = self.settings.get(option)
+        return self.root / Path(str(value)).expanduser() if value else None
+
+    def table(self, name: str) -> Mapping[str, Any]:
+        value = self.record.get(name)
+        return value if isinstance(value, dict) else {}
+
+
+def read_subject(directory: Path, name: str | None = None) -> Subject:
+    """The run of a run directory, or the newest one of an output directory (of the training ``name``).
+
+    Raises UsageError when there is none or its record can't be used, NothingToRank when it left no checkpoint.
+    """
+    run = _find_run(directory.absolute(), name)
+    record = _read_record(run)
+    root = Path(record.get("cwd") or run.output_dir)
+    plan, settings = record.get("plan") or {}, record.get("settings") or {}
+    found = find_checkpoints(run.output_dir, name or record.get("output_name"))
+    found = recorded(found, record.get("checkpoints") or (), run.output_dir)
+    candidates = one_per_step(place(found, plan.get("steps_per_epoch"), plan.get("total_steps")))
+    if not candidates:
+        raise NothingToRank("no readable checkpoint of this run", where=str(run.output_dir))
+    return Subject(
+        run=run,
+        root=root,
+        record=record,
+        settings={**settings, **_from_metadata(found)},
+        target=record.get("target") or "cpu",
+        candidates=tuple(candidates),
+        datasets=_read_datasets(run, settings),
+    )
+
+
+def _find_run(directory: Path, name: str | None) -> RunDirectory:
+    if RunDirectory(directory).record.is_file():
+        return RunDirectory(directory)
+    for run in runs_under(directory):
+        if run.record.is_file() and name in (None, _read_record(run).get("output_name")):
+            return run
+    raise UsageError(
+        "no recorded run here",
+        where=str(directory),
+        remedy="give a run directory, or the output directory of a run that spyke-kohya started",
+    )
+
+
+def _read_record(run: RunDirectory) -> dict[str, Any]:
+    try:
+        return run.read_record()
+    except (OSError, json.JSONDecodeError) as fault:
+        raise UsageError(f"the run's record can't be read: {fault}", where=str(run.record)) from fault
+
+
+def _from_metadata(found: list[Checkpoint]) -> dict[str, Any]:
+    """What the checkpoints themselves say of how their loss is to be measured; it wins over the record."""
+    facts = next((one.facts for one in reversed(found) if one.readable), None)
+    names = ("clip_skip", "v2", "v_parameterization")
+    said = {name: getattr(facts, name) for name in names} if facts else {}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _read_datasets(run: RunDirectory, settings: Mapping[str, Any]) -> tuple[ResolvedDataset, ...]:
+    try:
+        document = toml.loads(run.dataset_config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        raise UsageError(f"the run's dataset can't be read: {fault}", where=str(run.dataset_config)) from fault
+    config, _ = parse_dataset_config(document, run.dataset_config.name)
+    datasets, _ = resolve(config, settings) if config else (None, [])
+    if not datasets:
+        raise UsageError("the run's dataset can't be read: it has faults", where=str(run.dataset_config))
+    return datasets

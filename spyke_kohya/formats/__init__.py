@@ -1,0 +1,1 @@
+"""Read other people's file formats; nothing here knows sd-scripts."""

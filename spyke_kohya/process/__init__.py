@@ -1,0 +1,1 @@
+"""Start, signal and read processes, and know which of them run."""

@@ -1,0 +1,76 @@
+"""A program other than the training, run under the engine's Python to its end: every byte to a log, each line told."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from spyke_kohya.engine.command import program_environment
+from spyke_kohya.engine.targets import Target
+from spyke_kohya.errors import EngineError, Interrupted
+from spyke_kohya.process.engine_process import EngineProcess
+from spyke_kohya.run.supervision import StopRequest, stop_signals
+
+_POLL_S = 0.5
+_TOLD_LINES = 3
+
+
+def run_program(
+    argv: Sequence[str],
+    *,
+    target: Target,
+    inherited: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    on_line: Callable[[str], None],
+) -> None:
+    """Run ``argv`` to its end; ``on_line`` is given every whole line it prints, and each is in ``log``.
+
+    Raises EngineError with the program's last words when it fails, Interrupted when a signal stopped it; nothing of it
+    is left running in either case.
+    """
+    with (
+        stop_signals(StopRequest()) as stop,
+        log.open("wb", buffering=0) as kept,
+        EngineProcess(argv, env=program_environment(target, inherited), cwd=cwd, awake=True) as process,
+    ):
+        lines = _Lines(kept, on_line)
+        code = _pump(process, stop.signals, lines.feed)
+    if stop.signals:
+        raise Interrupted(f"stopped by {stop.signals[0].name}; what was done is kept", where=str(log.parent))
+    if code != 0:
+        raise EngineError(f"{Path(argv[1]).name} failed: {lines.last_words()}", where=str(log), remedy="read that log")
+
+
+def _pump(process: EngineProcess, stopped_by: list[signal.Signals], take: Callable[[bytes], None]) -> int:
+    while not stopped_by:
+        data = process.read(_POLL_S)
+        if data == b"":
+            return process.wait()
+        if data:
+            take(data)
+    return process.stop(lambda _: None, take, lambda: len(stopped_by))
+
+
+class _Lines:
+    """Bytes in any chunks, to the log as they are and told as whole lines; a carriage return ends one too."""
+
+    def __init__(self, log: BinaryIO, on_line: Callable[[str], None]) -> None:
+        self._log = log
+        self._on_line = on_line
+        self._rest = b""
+        self._last: list[str] = []
+
+    def feed(self, data: bytes) -> None:
+        self._log.write(data)
+        *whole, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
+        for raw in whole:
+            line = raw.decode("utf-8", errors="replace").rstrip()
+            if line:
+                self._last = [*self._last[1 - _TOLD_LINES :], line]
+                self._on_line(line)
+
+    def last_words(self) -> str:
+        return " / ".join(self._last) or "it said nothing"

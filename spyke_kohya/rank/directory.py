@@ -1,0 +1,278 @@
+"""Rank the checkpoints of a directory: it finds losses and checkpoints, and leaves the judging to ``ranking``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from spyke_kohya.errors import EngineError, NothingToRank, UsageError
+from spyke_kohya.formats.tfevents import find_event_files, losses_from_events
+from spyke_kohya.rank.checkpoints import (
+    Checkpoint,
+    find_checkpoints,
+    merged_facts,
+    one_per_step,
+    output_names,
+    place,
+    recorded,
+)
+from spyke_kohya.rank.heldout import Context, judge_heldout
+from spyke_kohya.rank.heldout_file import has_evaluation, read_evaluation
+from spyke_kohya.rank.heldout_result import HeldoutRanking
+from spyke_kohya.rank.logs import read_losses
+from spyke_kohya.rank.losses import LossCurve
+from spyke_kohya.rank.norms import blown_up, weight_norm
+from spyke_kohya.rank.ranking import rank
+from spyke_kohya.rank.result import Candidate, Measure, Ranking
+from spyke_kohya.rank.training_info import Facts, facts_from_run
+from spyke_kohya.record.rundir import RunDirectory, runs_under
+
+Evidence = Literal["avr_loss", "loss", "heldout"]
+
+
+@dataclass(frozen=True)
+class RankResult:
+    """A ranking and what it was made from; ``title`` names the training."""
+
+    title: str
+    directory: Path
+    run_dir: Path | None
+    curve: LossCurve
+    ranking: Ranking
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape of ``rank --json``; ``directory`` is where its files are."""
+        run_dir = str(self.run_dir) if self.run_dir else None
+        return {**self.ranking.to_dict(), "title": self.title, "directory": str(self.directory), "run_dir": run_dir}
+
+
+@dataclass(frozen=True)
+class HeldoutResult:
+    """A ranking by held-out loss and what it was made from; ``title`` names the training."""
+
+    title: str
+    directory: Path
+    run_dir: Path
+    ranking: HeldoutRanking
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape of ``rank --by heldout --json``; ``directory`` is where its files are."""
+        places = {"title": self.title, "directory": str(self.directory), "run_dir": str(self.run_dir)}
+        return {**self.ranking.to_dict(), **places}
+
+
+def rank_best(
+    source: Path,
+    *,
+    by: Evidence | None = None,
+    losses: Path | None = None,
+    window: int | None = None,
+    name: str | None = None,
+    every: int | None = None,
+) -> RankResult | HeldoutResult:
+    """Rank by the evidence that was asked for, else by the best there is: held-out losses, else avr_loss.
+
+    Raises UsageError and NothingToRank.
+    """
+    if by == "heldout" or (by is None and losses is None):
+        run_dir, output_dir = _run_and_output(source, name, search=True)
+        if run_dir and has_evaluation(RunDirectory(run_dir)):
+            found = rank_heldout(run_dir, output_dir)
+            if by == "heldout" or found.ranking.kind == "heldout":
+                return found
+        elif by == "heldout":
+            remedy = "measure it: spyke-kohya evaluate RUN"
+            raise NothingToRank("no evaluated run here", where=str(source), remedy=remedy)
+    measure: Measure = "loss" if by == "loss" else "avr_loss"
+    return rank_directory(source, losses=losses, window=window, name=name, every=every, by=measure)
+
+
+def rank_heldout(run_dir: Path, output_dir: Path) -> HeldoutResult:
+    """Rank a run's checkpoints by what ``evaluate`` measured, with avr_loss and the norms of their weights beside."""
+    evaluation = read_evaluation(RunDirectory(run_dir))
+    steps = evaluation.steps
+    norms = {
+        step: weight_norm(file).total for step, file in zip(steps, evaluation.files, strict=True) if file.is_file()
+    }
+    leaps = blown_up([norms[step] for step in sorted(norms)])
+    source = _losses_in(RunDirectory(run_dir))
+    averages = read_losses(source).averages_at(steps) if source else {}
+    context = Context(norms, averages, tuple(sorted(norms)[i] for i in leaps))
+    return HeldoutResult(run_dir.name, output_dir, run_dir, judge_heldout(evaluation, context))
+
+
+def rank_directory(
+    source: Path,
+    *,
+    losses: Path | None = None,
+    window: int | None = None,
+    name: str | None = None,
+    every: int | None = None,
+    by: Measure = "avr_loss",
+) -> RankResult:
+    """Rank by training loss the checkpoints of an output directory, or of the one a run directory belongs to.
+
+    ``source`` may also be what holds the losses: a TensorBoard folder, a saved console or a CSV file; the checkpoints
+    are then those beside it. ``losses`` is such a thing to use in the place of the run's (of the newest run that has
+    any); ``window`` the batches of one epoch, where what is on record is missing or wrong; ``name`` the output name to
+    rank; ``every`` keeps the steps that are multiples of it, and the last. Without any checkpoint file the steps of
+    the losses are ranked. Raises UsageError and NothingToRank.
+    """
+    directory, given = _split_source(source, losses)
+    run_dir, output_dir = _run_and_output(directory, name, search=given is None)
+    record = _facts_of_run(run_dir)
+    curve = read_losses(given or _losses_of(run_dir, directory))
+    found = find_checkpoints(output_dir, name or record.output_name)
+    _check_name(found, name, output_dir)
+    facts = Facts(window=window).or_else(record).or_else(curve.facts).or_else(merged_facts(found))
+    curve = curve.with_facts(facts)
+    known = recorded(found, _checkpoints_of_run(run_dir), output_dir)
+    placed = place(known, _steps_per_epoch(facts), curve.last_step)
+    unreadable = [(one.file, one.problem) for one in placed if not one.readable]
+    candidates = one_per_step(placed) if placed else _without_files(curve, every, output_dir)
+    if not candidates:
+        raise _all_unreadable(unreadable, output_dir)
+    ranking = rank(curve, _thinned(candidates, every), unreadable=unreadable, by=by)
+    title = run_dir.name if run_dir else facts.output_name or directory.resolve().name
+    return RankResult(title, output_dir, run_dir, curve, ranking)
+
+
+def _split_source(source: Path, losses: Path | None) -> tuple[Path, Path | None]:
+    """The directory whose checkpoints are ranked, and the losses that were named, if any."""
+    if source.is_file():
+        return source.absolute().parent, losses or source
+    if not source.is_dir():
+        raise UsageError(
+            "no such file or directory",
+            where=str(source),
+            remedy="give an output directory, a run directory, a TensorBoard folder, a saved console or a CSV file",
+        )
+    is_output = (source / "runs").is_dir() or RunDirectory(source).record.is_file() or any(source.glob("*.safetensors"))
+    holds_events = not is_output and any(find_event_files(source))
+    return source, losses or (source if holds_events else None)
+
+
+def _run_and_output(directory: Path, name: str | None, *, search: bool) -> tuple[Path | None, Path]:
+    if RunDirectory(directory).record.is_file():
+        return directory, RunDirectory(directory.resolve()).output_dir
+    return (_newest_run(directory, name) if search else None), directory
+
+
+def _newest_run(directory: Path, name: str | None) -> Path | None:
+    with_losses = (run.path for run in runs_under(directory) if _losses_in(run))
+    return next((run for run in with_losses if name in (None, _facts_of_run(run).output_name)), None)
+
+
+def _losses_in(run: RunDirectory) -> Path | None:
+    """The best record of a run's losses: the table, else TensorBoard's files, else the console.
+
+    Of a resumed run only the table counts its steps truly: in all else they begin with 1 again.
+    """
+    if _has_rows(run.losses):
+        return run.losses
+    if _is_resumed(run):
+        return None
+    if any(_holds_losses(file) for file in find_event_files(run.tensorboard)):
+        return run.tensorboard
+    return run.console if run.console.is_file() and b"avr_loss=" in run.console.read_bytes() else None
+
+
+def _is_resumed(run: RunDirectory) -> bool:
+    try:
+        return bool(run.read_record().get("resumed_from"))
+    except (OSError, ValueError):
+        return False
+
+
+def _holds_losses(event_file: Path) -> bool:
+    try:
+        return bool(losses_from_events([event_file]))
+    except EngineError:  # damaged: the console has the losses too
+        return False
+
+
+def _has_rows(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        data = (line for line in lines if line.strip() and not line.startswith("#"))
+        return next(data, None) is not None and next(data, None) is not None
+
+
+def _facts_of_run(run_dir: Path | None) -> Facts:
+    return facts_from_run(_record_of(run_dir))
+
+
+def _record_of(run_dir: Path | None) -> dict[str, Any]:
+    path = RunDirectory(run_dir).record if run_dir else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise NothingToRank(
+            f"this run's record is not JSON: {problem}",
+            where=str(path),
+            remedy="rank the output directory instead, with --losses FILE",
+        ) from problem
+    return record if isinstance(record, dict) else {}
+
+
+def _checkpoints_of_run(run_dir: Path | None) -> list[dict[str, Any]]:
+    """What the run itself has recorded of its checkpoints."""
+    recorded = _record_of(run_dir).get("checkpoints")
+    return [one for one in recorded if isinstance(one, dict)] if isinstance(recorded, list) else []
+
+
+def _losses_of(run_dir: Path | None, directory: Path) -> Path:
+    found = _losses_in(RunDirectory(run_dir)) if run_dir else None
+    if found:
+        return found
+    raise NothingToRank(
+        "no losses on record here",
+        where=str(run_dir or directory),
+        remedy="name what holds them, with --losses FILE: a CSV file with the columns step and avr_loss, a console, "
+        "or a TensorBoard folder",
+    )
+
+
+def _check_name(found: list[Checkpoint], name: str | None, directory: Path) -> None:
+    names = [] if found or name is None else output_names(directory)
+    if names:
+        raise UsageError(f"no checkpoint named {name} here; there is {', '.join(names)}", where=str(directory))
+
+
+def _steps_per_epoch(facts: Facts) -> int | None:
+    return -(-facts.window // (facts.micro_batches_per_step or 1)) if facts.window else None
+
+
+def _without_files(curve: LossCurve, every: int | None, directory: Path) -> list[Candidate]:
+    """The steps at which checkpoints were saved, as far as is known; else the recorded ones, when few enough."""
+    if curve.saved_steps and every is None:
+        return [Candidate(step) for step in curve.saved_steps]
+    steps = curve.steps[curve.steps > 0]
+    if every is None and len(steps) > 1 and np.median(np.diff(steps)) < 2:
+        raise NothingToRank(
+            "no checkpoint here, and losses of every step",
+            where=str(directory),
+            remedy="give the directory that holds the checkpoints, or say how far apart they were saved: --every N",
+        )
+    if every is not None:
+        steps = steps[(steps % every == 0) | (steps == steps[-1:])]
+    return [Candidate(int(step)) for step in steps]
+
+
+def _thinned(candidates: list[Candidate], every: int | None) -> list[Candidate]:
+    if every is None:
+        return candidates
+    last = max(one.step for one in candidates)
+    return [one for one in candidates if one.step % every == 0 or one.step == last]
+
+
+def _all_unreadable(unreadable: list[tuple[Path, str]], directory: Path) -> NothingToRank:
+    reasons = "; ".join(f"{file.name}: {reason}" for file, reason in unreadable)
+    return NothingToRank(f"none of the checkpoints here can be used: {reasons}", where=str(directory))

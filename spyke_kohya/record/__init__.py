@@ -1,0 +1,1 @@
+"""Keep what is known of a run: its directory, its record, who holds it."""

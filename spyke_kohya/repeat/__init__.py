@@ -1,0 +1,1 @@
+"""Tell what decides a training, and what of it has changed."""

@@ -1,0 +1,219 @@
+"""Everything that a report tells of a training, gathered from its directory once; how it is shown is left to others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spyke_kohya.audit.examine import Examination
+from spyke_kohya.errors import NothingToRank
+from spyke_kohya.formats.tensor_file import read_header
+from spyke_kohya.plan.plan import explain
+from spyke_kohya.rank.directory import RankResult, rank_directory, rank_heldout
+from spyke_kohya.rank.heldout_file import has_evaluation
+from spyke_kohya.rank.heldout_result import HeldoutRanking
+from spyke_kohya.rank.result import Trial
+from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.report.deviations import deviations
+
+_TAGS_SHOWN = 40
+_SAMPLES_SHOWN = 48
+_MET = ("EngineWarning", "EngineFault", "signal", "fault", "Fault", "stall", "resume")
+
+
+@dataclass(frozen=True)
+class Issue:
+    """Something that happened during a run; ``count`` times, first ``at`` a local time."""
+
+    at: str
+    kind: str
+    text: str
+    count: int
+
+
+@dataclass(frozen=True)
+class TagTable:
+    """How often each tag stands in the captions of a folder, the most frequent first."""
+
+    folder: str
+    tags: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A training. ``record`` is its run.json, or as much as a preset gives; ``unranked`` is why ``result`` is None."""
+
+    title: str
+    output_dir: Path
+    run: RunDirectory | None
+    record: Mapping[str, Any]
+    result: RankResult | None
+    unranked: str
+    heldout: HeldoutRanking | None
+    issues: tuple[Issue, ...]
+    tags: tuple[TagTable, ...]
+    samples: tuple[Path, ...]
+    deviations: tuple[str, ...]
+    command: str
+
+    @property
+    def folder(self) -> Path:
+        """Where a report about it belongs."""
+        return self.run.path if self.run else self.output_dir
+
+    @property
+    def verdict(self) -> str:
+        """What is said of the checkpoints, by the best evidence there is."""
+        if self.heldout and self.heldout.kind == "heldout":
+            return self.heldout.verdict
+        return self.result.ranking.verdict if self.result else self.unranked
+
+    @property
+    def test_order(self) -> tuple[Trial, ...]:
+        """What to look at, by the best evidence there is."""
+        if self.heldout and self.heldout.kind == "heldout":
+            return self.heldout.test_order
+        return self.result.ranking.test_order if self.result else ()
+
+    @property
+    def steps_run(self) -> int | None:
+        return _steps_run(self.record, self.result)
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Wall time of the whole run by its steps, start-up and saving included."""
+        result = self.record.get("result", {})
+        return result["duration_s"] / result["steps"] if result.get("steps") else None
+
+    @property
+    def resumes(self) -> list[int]:
+        """The steps at which the training was gone on with."""
+        resumed = self.record.get("resumed_from")
+        return [resumed["step"]] if isinstance(resumed, dict) and isinstance(resumed.get("step"), int) else []
+
+    def table(self, name: str) -> Mapping[str, Any]:
+        """A table of the record, empty where it isn't there."""
+        value = self.record.get(name)
+        return value if isinstance(value, Mapping) else {}
+
+
+def read_story(
+    directory: Path, *, losses: Path | None = None, planned: int | None = None, preset: Examination | None = None
+) -> Story:
+    """The story of a run directory, or of an output directory's newest run.
+
+    ``losses`` is a file of losses where no run recorded them, ``preset`` stands in for the record of such a training,
+    and ``planned`` is the number of steps that a person had in mind. Raises NothingToRank when there is neither a
+    record nor a loss.
+    """
+    result, unranked = _ranked(directory, losses)
+    run = _run_of(directory, result)
+    if result is None and run is None:
+        raise NothingToRank(unranked, where=str(directory), remedy="name a run directory, or losses with --losses FILE")
+    record = run.read_record() if run else _record_of(preset)
+    output_dir = RunDirectory(run.path.resolve()).output_dir if run else directory
+    return Story(
+        title=run.path.name if run else str(record.get("output_name") or (result.title if result else directory.name)),
+        output_dir=output_dir,
+        run=run,
+        record=record,
+        result=result,
+        unranked=unranked,
+        heldout=_heldout(run, output_dir),
+        issues=tuple(_issues(run)),
+        tags=tuple(_tags(result)),
+        samples=tuple(_samples(run, output_dir, str(record.get("output_name", "")))),
+        deviations=tuple(deviations(record, planned, _steps_run(record, result))),
+        command=run.command.read_text(encoding="utf-8") if run and run.command.is_file() else "",
+    )
+
+
+def _ranked(directory: Path, losses: Path | None) -> tuple[RankResult | None, str]:
+    try:
+        return rank_directory(directory, losses=losses), ""
+    except NothingToRank as fault:
+        return None, fault.what
+
+
+def _run_of(directory: Path, result: RankResult | None) -> RunDirectory | None:
+    if RunDirectory(directory).record.is_file():
+        return RunDirectory(directory)
+    recorded = result.run_dir if result else None
+    return RunDirectory(recorded) if recorded and RunDirectory(recorded).record.is_file() else None
+
+
+def _record_of(preset: Examination | None) -> dict[str, Any]:
+    """What a preset tells of a training that was recorded by no one, in the form of a run's record."""
+    if preset is None or preset.loaded.training is None or preset.plan is None:
+        return {}
+    training = preset.loaded.training
+    return {
+        "preset": {"name": preset.loaded.name, "document": training.model_dump(exclude_none=True)},
+        "output_name": training.options["output_name"],
+        "target": training.launch.target,
+        "settings": {name: value for name, value in training.effective_options.items() if value is not None},
+        "plan": preset.plan.to_dict(),
+        "explained": explain(preset.plan),
+    }
+
+
+def _steps_run(record: Mapping[str, Any], result: RankResult | None) -> int | None:
+    steps = record.get("result", {}).get("steps")
+    return steps if steps is not None else result.curve.last_step if result else None
+
+
+def _issues(run: RunDirectory | None) -> Iterator[Issue]:
+    """What went wrong or was warned of, each once."""
+    met: dict[tuple[str, str], list[str]] = {}
+    for event in _events(run):
+        if event.get("event") in _MET:
+            text = str(event.get("text") or event.get("message") or event.get("signal") or event.get("reason") or "")
+            met.setdefault((str(event["event"]), text), []).append(str(event.get("at", "")))
+    for (kind, text), times in met.items():
+        yield Issue(times[0], kind, text, len(times))
+
+
+def _events(run: RunDirectory | None) -> Iterator[Mapping[str, Any]]:
+    if run is None or not run.events.is_file():
+        return
+    for line in run.events.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:  # a line that was being written when the machine went down
+            continue
+        if isinstance(event, dict):
+            yield event
+
+
+def _tags(result: RankResult | None) -> Iterator[TagTable]:
+    """From the metadata that sd-scripts writes into every checkpoint (train_network.py:1158)."""
+    files = [trial.candidate.file for trial in result.ranking.test_order] if result else []
+    if not files or files[0] is None:
+        return
+    try:
+        frequencies = json.loads(read_header(files[0]).metadata.get("ss_tag_frequency", "{}"))
+    except ValueError:
+        return
+    for folder, tags in frequencies.items() if isinstance(frequencies, dict) else ():
+        counted = sorted(tags.items(), key=lambda item: (-item[1], item[0]))
+        yield TagTable(str(folder), tuple((str(tag), int(count)) for tag, count in counted[:_TAGS_SHOWN]))
+
+
+def _heldout(run: RunDirectory | None, output_dir: Path) -> HeldoutRanking | None:
+    if run is None or not has_evaluation(run):
+        return None
+    try:
+        return rank_heldout(run.path, output_dir).ranking
+    except NothingToRank:  # begun, and not yet far enough to tell anything
+        return None
+
+
+def _samples(run: RunDirectory | None, output_dir: Path, name: str) -> list[Path]:
+    """The grid of `samples`, and what sd-scripts drew on the way, in the order it did (train_util.py:6573)."""
+    found = (output_dir / "sample").glob("*.png")
+    drawn = sorted(path for path in found if path.name.startswith(f"{name}_"))[:_SAMPLES_SHOWN]
+    sheet = [run.contact_sheet] if run and run.contact_sheet.is_file() else []
+    return [*sheet, *drawn]

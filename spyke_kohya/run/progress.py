@@ -1,0 +1,93 @@
+"""A run as its console tells it: what has happened so far, and the first thing that is wrong enough to stop it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from spyke_kohya.engine.events import (
+    CheckpointAnnounced,
+    CheckpointRemoved,
+    DeviceReported,
+    EngineWarning,
+    Event,
+    Header,
+    ModelSaved,
+    Step,
+)
+from spyke_kohya.engine.targets import Target
+
+
+class Planned(Protocol):
+    """The numbers of a plan that the engine's header has too."""
+
+    @property
+    def num_train_images(self) -> int: ...
+    @property
+    def num_reg_images(self) -> int: ...
+    @property
+    def batches_per_epoch(self) -> int: ...
+    @property
+    def total_steps(self) -> int: ...
+
+
+@dataclass
+class Watch:
+    """Folds the console's events. ``take`` returns a reason to stop at once, or None."""
+
+    plan: Planned
+    target: Target
+    device: str = ""
+    header: Header | None = None
+    step: Step | None = None
+    lowest: Step | None = None
+    first_bad_step: int | None = None
+    model_saved: bool = False
+    checkpoints: list[CheckpointAnnounced] = field(default_factory=list)
+    warnings: int = 0
+
+    def take(self, event: Event) -> str | None:
+        """Take one event. Gives why the run must not go on: it is on another device, or is not the planned one."""
+        match event:
+            case DeviceReported(device):
+                self.device = device
+                return self._wrong_device(device)
+            case Header():
+                self.header = event
+                return self._unlike_plan(event)
+            case Step():
+                self._take_step(event)
+            case CheckpointAnnounced():
+                self.checkpoints.append(event)
+            case CheckpointRemoved(path):
+                self.checkpoints = [saved for saved in self.checkpoints if saved.path != path]
+            case ModelSaved():
+                self.model_saved = True
+            case EngineWarning():
+                self.warnings += 1
+        return None
+
+    def _take_step(self, step: Step) -> None:
+        self.step = step
+        if step.avr_loss is None:
+            return
+        if not math.isfinite(step.avr_loss):
+            self.first_bad_step = self.first_bad_step or step.step
+        elif self.lowest is None or self.lowest.avr_loss is None or step.avr_loss < self.lowest.avr_loss:
+            self.lowest = step
+
+    def _wrong_device(self, device: str) -> str | None:
+        if device.split(":")[0] == self.target:
+            return None
+        return f"the engine runs on the device {device}, and the preset's target is {self.target}"
+
+    def _unlike_plan(self, header: Header) -> str | None:
+        planned = {
+            "train images * repeats": (header.num_train_images, self.plan.num_train_images),
+            "reg images": (header.num_reg_images, self.plan.num_reg_images),
+            "batches per epoch": (header.batches_per_epoch, self.plan.batches_per_epoch),
+            "total optimization steps": (header.total_steps, self.plan.total_steps),
+        }
+        off = [f"{name} {seen} (planned {plan})" for name, (seen, plan) in planned.items() if seen != plan]
+        return f"the engine's own header differs from the plan: {', '.join(off)}" if off else None

@@ -1,0 +1,1 @@
+"""Choose a checkpoint and put it where it is used."""

@@ -1,0 +1,1 @@
+"""Write presets for a person who has none yet."""

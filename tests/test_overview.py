@@ -1,0 +1,196 @@
+"""All runs in a table, two compared, what may be deleted, and a live run followed from another terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from spyke_kohya.engine.events import CheckpointAnnounced, Step
+from spyke_kohya.errors import PresetError
+from spyke_kohya.process.process_table import mark_of
+from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.report.overview import deletable, delete, differences, find_runs, summarize
+from spyke_kohya.run.watch import follow
+from tests.commands import PROJECT, spyke
+from tests.recorded import record_run
+
+TRANSCRIPT = Path(__file__).parent / "data" / "transcripts" / "seed_reg.raw"
+
+
+@pytest.fixture
+def runs(tmp_path) -> list[Path]:
+    first = record_run(tmp_path, "first", stamp="20260220-101530", dip_at=60)
+    second = record_run(tmp_path, "second", stamp="20260221-101530", dip_at=100)
+    change(second, learning_rate=2e-4, seed=7)
+    (second / "dataset.toml").write_text("[[datasets]]\nresolution = 96\n")
+    return [first, second]
+
+
+def change(run: Path, **settings: object) -> None:
+    record = json.loads((run / "run.json").read_text())
+    record["settings"] |= settings
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def set_status(run: Path, status: str) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"status": status}))
+
+
+def test_runs_are_listed_newest_first(tmp_path, runs):
+    assert [run.path for run in find_runs(tmp_path)] == runs[::-1]
+    listed = spyke("runs", cwd=tmp_path).stdout.splitlines()
+    told = summarize(RunDirectory(runs[1]))
+    assert listed[1].split() == [
+        "20260221-101530-second", "finished", "120", "2:00", "1",
+        f"{told.lowest_loss:.4g}", "at", str(told.lowest_step), str(told.chosen_step),
+    ]  # fmt: skip
+    assert listed[2].split()[0] == runs[0].name
+
+
+def test_a_run_that_cannot_be_read_is_listed_too(tmp_path, runs):
+    (runs[0] / "run.json").write_text("{")
+    assert summarize(RunDirectory(runs[0])).status == "unreadable"
+    assert spyke("runs", tmp_path).returncode == 0
+
+
+def test_two_runs_are_compared_by_what_they_were_asked(runs):
+    found = {one.key: (one.first, one.second) for one in differences(*map(RunDirectory, runs))}
+    assert found == {
+        "train_network.learning_rate": (1e-4, 2e-4),
+        "train_network.seed": (None, 7),
+        "dataset.datasets[0].resolution": (64, 96),
+    }
+
+
+def test_a_comparison_has_a_picture_of_both(runs):
+    done = spyke("runs", *runs)
+    assert done.returncode == 0, done.stderr
+    assert "train_network.learning_rate" in done.stdout
+    assert done.stdout.count("cannot show generalisation") == 2
+    with Image.open(runs[1] / f"against-{runs[0].name}.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=10**6)}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours
+
+
+def test_comparing_with_what_is_no_run_is_refused(tmp_path, runs):
+    assert spyke("runs", runs[0], tmp_path).returncode == 3
+    assert spyke("runs", runs[0], runs[1], tmp_path).returncode == 2
+
+
+def make_state(output_dir: Path, name: str, age: int) -> Path:
+    state = output_dir / f"{name}-state"
+    state.mkdir()
+    (state / "optimizer.bin").write_bytes(b"x" * 1000)
+    os.utime(state, (1_700_000_000 - age,) * 2)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("status", "goes"), [("finished", ["old", "new"]), ("failed", ["old"]), ("interrupted", ["old"]), ("running", [])]
+)
+def test_only_states_that_no_run_needs_may_go(tmp_path, runs, status, goes):
+    set_status(runs[0], status)
+    old = make_state(runs[0].parents[1], "first-000001", 100)
+    new = make_state(runs[0].parents[1], "first-000002", 0)
+    found = deletable(tmp_path, tmp_path / "scratch")
+    assert [item.path for item in found] == [{"old": old, "new": new}[which] for which in goes]
+    assert all(item.size_bytes == 1000 for item in found)
+
+
+def test_the_states_of_a_resumed_run_go_too(tmp_path, runs):
+    first = make_state(runs[0].parents[1], "first-000001", 100)
+    (runs[0] / "segment").mkdir()
+    newer = make_state(runs[0] / "segment", "first-000002", 0)
+    set_status(runs[0], "interrupted")
+    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch")] == [first]
+    set_status(runs[0], "finished")
+    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch")] == [first, newer]
+
+
+def test_a_run_whose_wrapper_was_killed_is_stale_and_not_running(tmp_path, runs):
+    """On record it runs for ever: the wrapper that would have said otherwise is gone."""
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    own = mark_of(os.getpid())
+    for mark, status in (({"pid": gone.pid, "started": "x"}, "stale"), (asdict(own), "running"), (None, "running")):
+        record = json.loads((runs[0] / "run.json").read_text()) | {"status": "running", "wrapper": mark}
+        (runs[0] / "run.json").write_text(json.dumps(record))
+        assert summarize(RunDirectory(runs[0])).status == status
+    (runs[0] / "run.json").write_text(json.dumps(record | {"wrapper": {"pid": gone.pid, "started": "x"}}))
+    watched = spyke("watch", runs[0])
+    assert (watched.returncode, watched.stdout.startswith("stale: its wrapper ended without a word")) == (0, True)
+
+
+def test_scratch_of_smoke_runs_goes_after_a_day(tmp_path):
+    for name, age in (("spyke-smoke-1", 10**6), ("spyke-smoke-2", 0), ("other", 10**6)):
+        (tmp_path / name).mkdir()
+        stamp = (tmp_path / name).stat().st_mtime - age
+        os.utime(tmp_path / name, (stamp, stamp))
+    found = deletable(tmp_path / "output", tmp_path)
+    assert [item.path.name for item in found] == ["spyke-smoke-1"]
+    delete(found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "spyke-smoke-2"]
+
+
+def test_nothing_is_deleted_without_yes(tmp_path, runs):
+    state = make_state(runs[0].parents[1], "first-000001", 100)
+    checkpoints = sorted(runs[0].parents[1].glob("*.safetensors"))
+    done = spyke("runs", "--gc", tmp_path)
+    assert (str(state) in done.stdout, state.is_dir()) == (True, True)
+    assert spyke("runs", "--gc", "--yes", tmp_path).returncode == 0
+    assert not state.exists()
+    assert sorted(runs[0].parents[1].glob("*.safetensors")) == checkpoints
+
+
+def test_a_live_run_is_followed_to_its_end(runs):
+    """The console grows by a piece whenever the follower waits, as a run's does, and then the record is closed."""
+    run, whole = RunDirectory(runs[0]), TRANSCRIPT.read_bytes()
+    run.console.write_bytes(b"")
+    set_status(runs[0], "running")
+    pieces = [whole[at : at + 997] for at in range(0, len(whole), 997)]
+
+    def grow() -> None:
+        if pieces:
+            with run.console.open("ab") as log:
+                log.write(pieces.pop(0))
+        else:
+            set_status(runs[0], "finished")
+
+    seen = [event for event, _ in follow(run, grow)]
+    steps = [event.step for event in seen if isinstance(event, Step)]
+    assert steps == list(range(1, steps[-1] + 1))
+    assert sum(isinstance(event, CheckpointAnnounced) for event in seen) > 1
+    assert None in seen
+
+
+def test_watching_ends_with_the_run_and_says_how(runs):
+    shutil.copy(TRANSCRIPT, runs[0] / "console.log")
+    done = spyke("watch", runs[0])
+    assert (done.returncode, done.stdout) == (0, "finished\n")
+    assert "training on cpu" in done.stderr
+    with pytest.raises(PresetError):
+        next(follow(RunDirectory(runs[0] / "nowhere"), lambda: None))
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_run(runs):
+    set_status(runs[0], "running")
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "spyke_kohya.cli", "watch", str(runs[0])],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )
+    assert watcher.stderr is not None
+    assert watcher.stderr.readline().startswith(b"watching")
+    watcher.send_signal(2)
+    _, told = watcher.communicate(timeout=30)
+    assert watcher.returncode == 130
+    assert b"no longer watching; the run goes on" in told
