@@ -1,0 +1,32 @@
+"""Hash a file, and write a file so that a reader sees the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal; of a link's target. Raises OSError."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write ``content`` (text as UTF-8) to a new file beside ``file``, sync it, and move it into place.
+
+    However this ends, ``file`` holds the old content or the new content, and nothing else is left. Raises OSError.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    beside = file.with_name(f".{secrets.token_hex(8)}.new")
+    try:
+        with beside.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
