@@ -33,7 +33,7 @@ def holdout(folder: Path, count: int, target: Path | None, seed: int, copy: bool
     from spyke_kohya.rank.heldout_result import FEWEST_GROUPS
 
     if undo:
-        click.echo(f"put back: {put_back(target or default_target(folder))} files in {folder}")
+        click.echo(f"put back: {put_back(folder, target or default_target(folder))} files in {folder}")
         return
     choice = choose_heldout(folder, count, target=target, seed=seed)
     set_aside(choice, copy=copy)
