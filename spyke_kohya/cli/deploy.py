@@ -39,7 +39,7 @@ def deploy_command(
 ) -> None:
     """Put the top of the test order, or --step N, into models/loras, checked, with its history."""
     from spyke_kohya.ship import deploy as shipping
-    from spyke_kohya.ship.choose import choose, place_on_record
+    from spyke_kohya.ship.choose import check_name, choose, place_on_record
 
     target = to or place_on_record(directory)
     if target is None:
@@ -48,7 +48,8 @@ def deploy_command(
         )
     place = shipping.find_place(Path(target).expanduser())
     if undo:
-        click.echo(shipping.undo(place, name or choose(directory).name))
+        chosen = shipping.name_of(directory, place) if name is None else check_name(name)
+        click.echo(shipping.undo(place, chosen))
         return
     shipment = choose(directory, step=step, name=name)
     done = shipping.deploy(shipment, place, now=datetime.now(), replace=replace, link=link, metadata=metadata)

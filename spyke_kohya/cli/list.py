@@ -22,5 +22,6 @@ def list_command(place: Path, as_json: bool) -> None:
         print_json([one.to_dict() for one in found])
         return
     for one in found:
-        run = one.provenance["run"] or "a training without a record"
-        click.echo(f"{one.name}  {one.state}  step {one.provenance['step']} of {run}")
+        run = one.provenance.get("run") or "a training without a record"
+        about = one.problem or f"step {one.provenance['step']} of {run}"
+        click.echo(f"{one.name}  {one.state}  {about}")
