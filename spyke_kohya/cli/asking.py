@@ -43,8 +43,8 @@ def examine_preset(
 
 def examine_loaded(loaded: Loaded, root: Path, *, quick: bool = False, allow_pickle: bool = False) -> Examination:
     from spyke_kohya.audit.examine import Means, examine
-    from spyke_kohya.audit.memory import physical_memory_bytes
     from spyke_kohya.dataset.picture_cache import PictureCache, cache_directory
+    from spyke_kohya.process.process_table import physical_memory_bytes
     from spyke_kohya.report.decoding_bar import decoding_bar
 
     cache = PictureCache(cache_directory(os.environ, Path.home()))
