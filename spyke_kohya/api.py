@@ -20,6 +20,7 @@ from spyke_kohya.errors import PresetError
 from spyke_kohya.findings import Finding, errors_in
 from spyke_kohya.plan.plan import Plan
 from spyke_kohya.presets.loading import Loaded, load
+from spyke_kohya.process.stop_signals import StopRequest
 from spyke_kohya.rank.directory import RankResult, rank_directory, rank_heldout
 from spyke_kohya.rank.heldout_result import HeldoutRanking
 from spyke_kohya.record.exclusive import output_lock
@@ -27,8 +28,7 @@ from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.repeat.inputs import identify
 from spyke_kohya.run.faults import Notice
 from spyke_kohya.run.launch import Launch, prepare_launch
-from spyke_kohya.run.progress import Watch
-from spyke_kohya.run.supervision import StopRequest
+from spyke_kohya.run.progress import Progress
 from spyke_kohya.run.train import Outcome
 from spyke_kohya.run.train import train as run_training
 
@@ -111,7 +111,7 @@ class Training:
                 self._end(running, stop)
 
     def _run(self, told: SimpleQueue[Event | Notice | None], stop: StopRequest) -> Outcome:
-        def listen(event: Event | Notice | None, _: Watch) -> None:
+        def listen(event: Event | Notice | None, _: Progress) -> None:
             if event is not None:
                 told.put(event)
 
