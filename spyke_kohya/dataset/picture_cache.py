@@ -13,9 +13,8 @@ import json
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ from spyke_kohya.dataset.copies import Alike, alike
 from spyke_kohya.dataset.pictures import Listen, Picture, Pictures
 from spyke_kohya.dataset.scan import header_size
 from spyke_kohya.engine.batching import Size
+from spyke_kohya.files import write_whole
 
 _FORMAT = 3
+_FIELDS = [one.name for one in fields(Picture)]
 _ANSWERS = 16
 # What reading a cache raises that isn't whole, or isn't one
 _NO_CACHE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -86,7 +87,7 @@ class PictureCache:
             if document.get("format") != _format():
                 return {}
             pictures = document["pictures"]
-            return {name: ((length, changed), _picture(*seen)) for name, (length, changed, *seen) in pictures.items()}
+            return {name: ((length, changed), _picture(seen)) for name, (length, changed, *seen) in pictures.items()}
         except _NO_CACHE:
             return {}
 
@@ -115,14 +116,13 @@ def cache_directory(environment: Mapping[str, str], home: Path) -> Path:
 def _format() -> str:
     from PIL import __version__ as pillow
 
-    return f"{_FORMAT}, Pillow {pillow}"  # another Pillow may read a file otherwise
+    return f"{_FORMAT}, Pillow {pillow}, {', '.join(_FIELDS)}"  # another Pillow may read a file otherwise
 
 
-def _picture(*seen: Any) -> Picture:
-    """A picture from its fields as JSON has them."""
-    digest, problem, mode, turn, animated, clear, (red, green, blue), look, size = seen
-    pixels = (size[0], size[1]) if size else None
-    return Picture(digest, problem, mode, turn, animated, clear, (red, green, blue), look, pixels)
+def _picture(values: list[Any]) -> Picture:
+    """Return a picture from its fields as JSON has them."""
+    named: dict[str, Any] = dict(zip(_FIELDS, values, strict=True))
+    return Picture(**{name: tuple(value) if isinstance(value, list) else value for name, value in named.items()})
 
 
 def _stamp(path: str) -> _Stamp | None:
@@ -150,10 +150,4 @@ def _read_answers(file: Path | None) -> dict[str, list[tuple[Any, ...]]]:
 def _keep(file: Path, text: str) -> None:
     with contextlib.suppress(OSError):  # a cache that can't be kept costs time, nothing else
         file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(file, text)
-
-
-def _replace(file: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as beside:
-        beside.write(text)
-    Path(beside.name).replace(file)
+        write_whole(file, text)
