@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from preset_schemas import Schema, dataset_schema, training_schema
+
 from spyke_kohya.engine.options import RESERVED, train_network_options
-from spyke_kohya.presets.schemas import Schema, dataset_schema, training_schema
 from spyke_kohya.presets.training import REQUIRED
 
 _HEAD = """\

@@ -169,7 +169,7 @@ class Session:
 
         Without ``needs_engine`` a missing engine is a finding too, and the command names the place where it would be.
         """
-        from spyke_kohya.audit.engine import check_engine
+        from spyke_kohya.audit.expectations import check_engine
         from spyke_kohya.repeat.inputs import identify
         from spyke_kohya.run.launch import prepare_launch
         from spyke_kohya.run.resume import find_segment

@@ -3,16 +3,16 @@
 import ast
 import json
 import re
-import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
 import toml
+from make_docs import made_files
+from preset_schemas import dataset_schema, training_schema
 from workplace import PROJECT, make_workplace
 
 from spyke_kohya.audit.catalogue import CATALOGUE, explanation
-from spyke_kohya.presets.schemas import dataset_schema, training_schema
 
 ROOMS = "schema|dataset|images|captions|repeats|plan|target|options|base|output|engine|machine|evaluate|preset"
 CODE = re.compile(rf"({ROOMS})\.[a-z0-9]+(-[a-z0-9]+)*")
@@ -57,13 +57,9 @@ def test_a_code_is_explained_and_an_unknown_one_is_a_usage_error(tmp_path):
     assert "did you mean dataset.reg-unused?" in unknown.stderr
 
 
-def test_what_is_made_from_the_code_is_up_to_date(monkeypatch):
-    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
-    from make_docs import made_files
-
+def test_what_is_made_from_the_code_is_up_to_date():
     stale = [name for name, text in made_files().items() if (PROJECT / name).read_text(encoding="utf-8") != text]
     assert stale == [], "run `make docs`"
-    sys.modules.pop("make_docs")
 
 
 SCHEMAS = {"dataset": dataset_schema(), "training": training_schema()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spyke_kohya.audit.engine import check_engine
+from spyke_kohya.audit.expectations import check_engine
 from spyke_kohya.engine.release import COMMIT, Engine, commit_of, find_engine
 from spyke_kohya.errors import EngineError
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import toml
+from preset_schemas import dataset_schema, training_schema
 
 from spyke_kohya.engine.options import RESERVED, train_network_options
-from spyke_kohya.presets.schemas import dataset_schema, training_schema
 from spyke_kohya.presets.training import REQUIRED, Expect, Launch, parse_training_preset
 
 PRESETS = Path(__file__).parents[1] / "presets"

@@ -339,21 +339,3 @@ def explanation(code: str) -> str:
     return (
         f"{code}\n{textwrap.fill(entry.why, 80, initial_indent='  ', subsequent_indent='  ')}\n  source: {entry.source}"
     )
-
-
-def catalogue_page() -> str:
-    """All of it in Markdown."""
-    lines = [
-        "# Findings",
-        "",
-        "What `validate` and `train` can find, by code. An error blocks a launch, a warning does not; `--strict` makes",
-        "errors of all. `spyke-kohya validate --explain CODE` says the same. Made by `make docs` from the code.",
-    ]
-    room = ""
-    for code in sorted(CATALOGUE):
-        if code.partition(".")[0] != room:
-            room = code.partition(".")[0]
-            lines += ["", f"## {room}", "", "| code | why | source |", "|---|---|---|"]
-        entry = CATALOGUE[code]
-        lines.append(f"| `{code}` | {entry.why.replace('|', chr(92) + '|')} | {entry.source} |")
-    return "\n".join(lines) + "\n"

@@ -10,8 +10,7 @@ from typing import Any
 from spyke_kohya.audit.base import check_base_model, check_resolution
 from spyke_kohya.audit.captions import Rules, check_captions
 from spyke_kohya.audit.duplicates import Compare, check_duplicates, check_held_out_apart, roles_of
-from spyke_kohya.audit.expectations import check_expectations, meets
-from spyke_kohya.audit.heldout_named import check_heldout
+from spyke_kohya.audit.expectations import check_expectations, check_heldout, meets
 from spyke_kohya.audit.images import check_images, check_pictures
 from spyke_kohya.audit.memory import check_memory
 from spyke_kohya.audit.option_conflicts import check_options, check_schedule

@@ -1,10 +1,11 @@
-"""The plan against what the person said to expect."""
+"""What a launch is expected to have: the steps that were said, held-out pictures, the engine of this release."""
 
 from __future__ import annotations
 
-from spyke_kohya.findings import Finding, error
+from spyke_kohya.engine.release import COMMIT, RELEASE, Engine
+from spyke_kohya.findings import Finding, error, warning
 from spyke_kohya.plan.plan import Plan, explain
-from spyke_kohya.presets.training import Expect
+from spyke_kohya.presets.training import Expect, TrainingPreset
 
 
 def check_expectations(plan: Plan, expect: Expect, where: str) -> list[Finding]:
@@ -19,3 +20,20 @@ def check_expectations(plan: Plan, expect: Expect, where: str) -> list[Finding]:
 def meets(plan: Plan | None, expect: Expect | None) -> bool:
     """Whether a number of steps was expected, and the plan has it."""
     return plan is not None and expect is not None and expect.total_steps == plan.total_steps
+
+
+def check_heldout(preset: TrainingPreset, where: str) -> list[Finding]:
+    """A warning where no held-out folder is named."""
+    if preset.evaluate.heldout_dir is not None:
+        return []
+    message = "no held-out pictures are named: which checkpoint generalises can't be measured after this training"
+    remedy = "set some aside, `spyke-kohya holdout DIR --count 8`, and name their folder: [evaluate] heldout_dir"
+    return [warning("evaluate.no-heldout", f"{where}: [evaluate] heldout_dir", message, remedy)]
+
+
+def check_engine(engine: Engine) -> list[Finding]:
+    """A warning when sd-scripts is at another commit than the pin. A copy without git has no commit to compare."""
+    if not engine.is_sd_scripts or engine.commit in (None, COMMIT):
+        return []
+    message = f"sd-scripts is at {engine.commit}, this project is built for {RELEASE} ({COMMIT})"
+    return [warning("engine.other-commit", str(engine.directory), message, f"git checkout {RELEASE} in that directory")]
