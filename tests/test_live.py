@@ -3,8 +3,11 @@
 import io
 from types import SimpleNamespace
 
+import pytest
+
 from spyke_kohya.engine.events import CheckpointAnnounced, DeviceReported, EngineWarning, Header, Step
-from spyke_kohya.report.live import PlainDisplay, TerminalDisplay, duration, notice_of, state_line
+from spyke_kohya.report.durations import duration
+from spyke_kohya.report.live import Display, decoding_display, notice_of, state_line
 from spyke_kohya.run.progress import Progress
 
 PLAN = SimpleNamespace(num_train_images=230, num_reg_images=100, batches_per_epoch=460, total_steps=1840)
@@ -56,7 +59,7 @@ def test_a_flood_of_warnings_ends_after_a_few():
 def test_plain_lines_come_twice_a_minute_and_at_the_end():
     seconds = [0.0]
     out = io.StringIO()
-    display = PlainDisplay(out, lambda: seconds[0])
+    display = Display(out, lambda: seconds[0])
     watch = watched()
     for number in range(1, 1841):
         watch.handle(step(number))
@@ -68,16 +71,45 @@ def test_plain_lines_come_twice_a_minute_and_at_the_end():
     assert lines[-1].startswith("step 1840/1840")
 
 
-def test_a_terminal_shows_the_notices(capfd):
-    with TerminalDisplay() as display:
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_the_notices_and_the_state():
+    terminal = Terminal()
+    with Display(terminal, begin="starting") as display:
         watch = watched(DeviceReported("mps"), HEADER)
         display(HEADER, watch)
         display(None, watch)
         watch.handle(step(5))
         display(step(5), watch)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "training on mps: 460 batches an epoch" in err
+    assert "starting" in terminal.getvalue()
+    assert "training on mps: 460 batches an epoch" in terminal.getvalue()
+    assert "step 5/1840" in terminal.getvalue()
+
+
+def test_the_first_state_is_a_line_where_it_is_asked_for():
+    out = io.StringIO()
+    with Display(out, lambda: 0.0, at_once=True) as display:
+        display.show("loading the base model")
+        display.show("1/8 losses")
+    assert out.getvalue() == "loading the base model\n"
+
+
+@pytest.mark.parametrize(("count", "is_shown"), [(99, False), (100, True)])
+def test_decoding_is_shown_on_a_terminal_where_it_takes_a_while(count, is_shown):
+    terminal = Terminal()
+    with decoding_display(terminal) as begin:
+        begin(count)(50)
+    assert (f"decoding images 50/{count}" in terminal.getvalue()) == is_shown
+
+
+def test_decoding_that_is_quick_leaves_no_line_in_a_pipe():
+    out = io.StringIO()
+    with decoding_display(out) as begin:
+        begin(500)(500)
+    assert out.getvalue() == ""
 
 
 def test_durations():

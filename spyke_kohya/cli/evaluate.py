@@ -28,15 +28,15 @@ def evaluate(
     again, so an interrupted evaluation goes on where it stopped.
     """
     from spyke_kohya.report.heldout_table import progress_text
-    from spyke_kohya.report.live import ProgressLine
+    from spyke_kohya.report.live import Display
 
-    with ProgressLine(sys.stderr) as line:
+    with Display(sys.stderr, at_once=True) as display:
         result = open_session(Path()).evaluate(
             run,
             heldout=heldout,
             quick=quick,
             name=name,
             engine=engine,
-            listen=lambda progress: line.show(progress_text(progress)),
+            listen=lambda progress: display.show(progress_text(progress)),
         )
     print_json(result.to_dict()) if as_json else show_heldout(result, None)

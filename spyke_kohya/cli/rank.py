@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from spyke_kohya.cli.group import FILE, JSON, cli
-from spyke_kohya.cli.terminal import print_json
+from spyke_kohya.cli.terminal import print_json, terminal_width
 from spyke_kohya.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def rank(
 def show_heldout(result: HeldoutResult, png: Path | None) -> None:
     from spyke_kohya.report.heldout_table import heldout_table
 
-    click.echo(heldout_table(result.ranking, min(shutil.get_terminal_size((100, 24)).columns, 120), result.title))
+    click.echo(heldout_table(result.ranking, terminal_width(), result.title))
     picture = png or result.run_dir / "evaluation.png"
     _write_png(result, picture)
     click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
@@ -71,7 +70,7 @@ def show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
         return
     from spyke_kohya.report.text import loss_chart, ranking_table
 
-    width = min(shutil.get_terminal_size((80, 24)).columns, 100)
+    width = terminal_width()
     click.echo(loss_chart(result.curve, result.ranking, width))
     click.echo(ranking_table(result.ranking, width, result.title))
     picture = png or (result.run_dir or result.directory) / "ranking.png"

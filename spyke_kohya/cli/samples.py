@@ -24,15 +24,15 @@ def samples(run: Path, preset: str | None, name: str | None, png: Path | None, e
     RUN is a run directory, or an output directory, whose newest run is taken. Rendered are the checkpoints that `rank`
     says to look at, and the base without a LoRA.
     """
-    from spyke_kohya.report.live import ProgressLine
+    from spyke_kohya.report.live import Display
 
-    with ProgressLine(sys.stderr) as line:
+    with Display(sys.stderr, at_once=True) as display:
         folder, sheet = open_session(root).samples(
             run,
             preset=preset,
             name=name,
             png=png,
             engine=engine,
-            listen=lambda done, of: line.show(f"{done}/{of} pictures rendered"),
+            listen=lambda done, of: display.show(f"{done}/{of} pictures rendered"),
         )
     click.echo(f"pictures: {folder}\ncontact sheet: {sheet}")

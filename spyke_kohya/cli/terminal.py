@@ -19,20 +19,19 @@ from spyke_kohya.report.findings_text import findings_text
 
 if TYPE_CHECKING:
     from spyke_kohya.record.redact import Redactor
-    from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
+    from spyke_kohya.report.live import Display
     from spyke_kohya.session import Session
 
 
 def terminal_width() -> int:
-    return shutil.get_terminal_size((100, 24)).columns
+    """Return the columns to write results in: those of the terminal, but lines of more than 120 are hard to read."""
+    return min(shutil.get_terminal_size((100, 24)).columns, 120)
 
 
-def live_display() -> PlainDisplay | TerminalDisplay:
-    import time
+def live_display() -> Display:
+    from spyke_kohya.report.live import STARTING, Display
 
-    from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
-
-    return TerminalDisplay() if sys.stderr.isatty() else PlainDisplay(sys.stderr, time.monotonic)
+    return Display(sys.stderr, begin=STARTING)
 
 
 def print_json(value: object) -> None:
@@ -41,7 +40,7 @@ def print_json(value: object) -> None:
 
 def open_session(root: Path) -> Session:
     """Return the session of a command: this environment, this terminal."""
-    from spyke_kohya.report.decoding_bar import decoding_bar
+    from spyke_kohya.report.live import decoding_display
     from spyke_kohya.session import Session
 
     return Session(
@@ -50,7 +49,7 @@ def open_session(root: Path) -> Session:
         Path.home(),
         say=say,
         confirm=lambda question: sys.stdin.isatty() and sys.stderr.isatty() and click.confirm(question, err=True),
-        decoding=partial(decoding_bar, is_terminal=sys.stderr.isatty()),
+        decoding=partial(decoding_display, sys.stderr),
     )
 
 

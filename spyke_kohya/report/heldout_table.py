@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spyke_kohya.rank.heldout_result import HeldoutRanking, HeldoutRow
-from spyke_kohya.report.live import duration
+from spyke_kohya.report.durations import duration
 
 if TYPE_CHECKING:
     from spyke_kohya.evaluate.evaluation import Cost, Forecast, Progress

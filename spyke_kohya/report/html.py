@@ -22,7 +22,7 @@ from PIL import Image
 from spyke_kohya.rank.result import Ranking
 from spyke_kohya.report.chart import heldout_chart, loss_chart
 from spyke_kohya.report.data import Story
-from spyke_kohya.report.live import duration
+from spyke_kohya.report.durations import duration
 
 _PAGE = files("spyke_kohya.report") / "page"
 _SAMPLE_PX, _SHEET_PX = 384, 2000

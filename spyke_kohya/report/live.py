@@ -1,14 +1,16 @@
-"""A run while it runs: one live line on a terminal, a plain line now and then anywhere else."""
+"""What goes on while it goes on: one live line on a terminal, a plain line now and then anywhere else."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
 from spyke_kohya.engine.events import CheckpointAnnounced, EngineWarning, Event, Header, Step
+from spyke_kohya.report.durations import duration
 from spyke_kohya.run.faults import Notice
 from spyke_kohya.run.progress import Progress
 
@@ -16,66 +18,86 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _PLAIN_EVERY_S = 30.0
+_FEW_IMAGES = 100
+STARTING = "starting the engine …"
 
 
-class PlainDisplay:
-    """Lines for a log file or a pipe: the start, every checkpoint, and the state about twice a minute."""
+class Display:
+    """What goes on, in one line: redrawn in place on a terminal, repeated twice a minute elsewhere; notices stay.
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+    ``at_once``: elsewhere, the first state is a line too.
+    """
+
+    def __init__(
+        self, stream: TextIO, clock: Callable[[], float] = time.monotonic, *, at_once: bool = False, begin: str = ""
+    ) -> None:
         self._stream = stream
         self._clock = clock
-        self._told_at = clock()
+        self._shown_at = -math.inf if at_once else clock()
+        self._begin = begin
+        self._live: Live | None = None
 
-    def __enter__(self) -> PlainDisplay:
+    def __enter__(self) -> Display:
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=self._stream, highlight=False)
+            self._live = Live(self._begin, console=console, refresh_per_second=4, transient=True)
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        if self._live:
+            with suppress(OSError):  # the terminal may be closed
+                self._live.stop()
 
     def __call__(self, event: Event | Notice | None, progress: Progress) -> None:
+        """Show an event of a training, and what it leads to."""
         if notice := notice_of(event, progress):
-            self._say(notice)
-        elif isinstance(event, Step) and self._is_time(event):
-            self._say(state_line(progress))
+            self.note(notice)
+        elif isinstance(event, Step):
+            self.show(state_line(progress), is_last=event.step == event.total)
 
-    def _is_time(self, step: Step) -> bool:
-        return step.step == step.total or self._clock() - self._told_at > _PLAIN_EVERY_S
+    def show(self, text: str, *, is_last: bool = False) -> None:
+        """Show the state in the place of the last one."""
+        if self._live:
+            from rich.text import Text
 
-    def _say(self, line: str) -> None:
-        self._told_at = self._clock()
+            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
+        elif is_last or self._clock() - self._shown_at > _PLAIN_EVERY_S:
+            self._print(text)
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        if self._live:
+            self._live.console.print(text, markup=False)
+        else:
+            self._print(text)
+
+    def _print(self, line: str) -> None:
+        self._shown_at = self._clock()
         with suppress(BrokenPipeError):  # who reads along may leave: the run goes on
             print(line, file=self._stream, flush=True)
 
 
-class TerminalDisplay:
-    """One line that is redrawn in place; notices scroll above it."""
+@contextmanager
+def decoding_display(stream: TextIO) -> Iterator[Callable[[int], Callable[[int], object]]]:
+    """Open what shows how many images are decoded: given their number, it gives what takes each number done."""
+    with ExitStack() as opened:
 
-    def __init__(self) -> None:
-        from rich.console import Console
+        def begin(count: int) -> Callable[[int], object]:
+            if count < _FEW_IMAGES:
+                return lambda _: None
+            display, started = opened.enter_context(Display(stream)), time.monotonic()
 
-        self._console = Console(stderr=True, highlight=False)
-        self._live: Live | None = None
+            def show(done: int) -> None:
+                left = (time.monotonic() - started) / max(done, 1) * (count - done)
+                display.show(f"decoding images {done}/{count} · {duration(left)} left")
 
-    def __enter__(self) -> TerminalDisplay:
-        from rich.live import Live
+            return show
 
-        self._live = Live("starting the engine …", console=self._console, refresh_per_second=4, transient=True)
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._live is not None
-        with suppress(OSError):  # the terminal may be closed
-            self._live.stop()
-
-    def __call__(self, event: Event | Notice | None, progress: Progress) -> None:
-        assert self._live is not None
-        if notice := notice_of(event, progress):
-            self._console.print(notice, markup=False)
-        if isinstance(event, Step):
-            from rich.text import Text
-
-            self._live.update(Text(state_line(progress), no_wrap=True, overflow="ellipsis"))
+        yield begin
 
 
 def notice_of(event: Event | Notice | None, progress: Progress) -> str:
@@ -99,7 +121,7 @@ def state_line(progress: Progress) -> str:
     """Step, smoothed loss, lowest so far, s/step, time left and last checkpoint, in one line."""
     step = progress.step
     if step is None:
-        return "starting the engine …"
+        return STARTING
     parts = [f"step {step.step}/{step.total}"]
     if step.avr_loss is not None:
         parts.append(f"avr_loss {step.avr_loss:.4g}")
@@ -111,36 +133,3 @@ def state_line(progress: Progress) -> str:
     if progress.checkpoints:
         parts.append(f"saved {progress.checkpoints[-1].step}")
     return " · ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """``1:02:03``, or ``2:03`` under an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-class ProgressLine:
-    """The progress of a program in one line that is redrawn on a terminal, and told every half minute elsewhere."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._told_at = -_PLAIN_EVERY_S
-        self._width = 0
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._width:
-            self._stream.write("\n")
-
-    def show(self, text: str) -> None:
-        """Show the text in the place of the last one."""
-        if self._stream.isatty():
-            self._stream.write(f"\r{text:<{self._width}}")
-            self._width = max(len(text), 1)
-        elif time.monotonic() - self._told_at > _PLAIN_EVERY_S:
-            self._stream.write(f"{text}\n")
-            self._told_at = time.monotonic()
-        self._stream.flush()

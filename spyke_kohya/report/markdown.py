@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from spyke_kohya.rank.result import Ranking
 from spyke_kohya.report.data import Story
-from spyke_kohya.report.live import duration
+from spyke_kohya.report.durations import duration
 
 _MARKUP = re.compile(r"([\\`*{}\[\]<>|#]|(?<!\w)_|_(?!\w))")
 
