@@ -28,7 +28,7 @@ class ResolvedSubset:
 
     where: str
     image_dir: str
-    num_repeats_stated: bool
+    num_repeats_stated: bool = False
     is_reg: bool = False
     num_repeats: int = 1
     class_tokens: str | None = None
