@@ -16,8 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from spyke_kohya.engine.base_model import Family
-from spyke_kohya.formats.tensor_file import Header, TensorFileError, read_header
-from spyke_kohya.formats.tensor_values import read_values
+from spyke_kohya.formats.tensor_file import Header, TensorFileError, read_header, read_values
 
 _CHUNK_BYTES = 1 << 22
 

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked as the safetensors library checks it; no tensor is read.
+"""A safetensors file: its header, checked as the safetensors library checks it, and a tensor's numbers.
 
 The layout is 8 bytes of header length, the header as JSON, then the tensors' bytes, to which the header's offsets are
 relative. The library itself tells no offsets, takes no stream, and its numpy binding knows no bfloat16.
@@ -10,8 +10,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
 
@@ -105,3 +109,28 @@ def _check_order(tensors: Iterable[Tensor]) -> None:
         if tensor.start != end:
             raise TensorFileError("its tensors do not follow one another")
         end = tensor.end
+
+
+def read_values(stream: BinaryIO, header: Header, name: str) -> NDArray[Any]:
+    """Return a tensor in its shape and type; bfloat16, which numpy has not, as float32.
+
+    ``stream`` is the header's file. Raises TensorFileError for other types, and for bytes that don't fit the shape.
+    """
+    tensor = header.tensors[name]
+    if tensor.dtype not in _DTYPES:
+        raise TensorFileError(f"{name} is of the type {tensor.dtype}, which no LoRA of sd-scripts has")
+    stream.seek(header.data_start + tensor.start)
+    data = stream.read(tensor.end - tensor.start)
+    try:
+        return _numbers(data, tensor)
+    except (ValueError, OverflowError) as fault:
+        raise TensorFileError(f"{name} has {len(data)} bytes, which are not those of its shape") from fault
+
+
+def _numbers(data: bytes, tensor: Tensor) -> NDArray[Any]:
+    import numpy as np  # takes 0.1 s, and who reads headers needs none
+
+    numbers: NDArray[Any] = np.frombuffer(data, _DTYPES[tensor.dtype])
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        numbers = (numbers.astype("<u4") << 16).view("<f4")
+    return numbers.reshape(tensor.shape)
