@@ -3,8 +3,8 @@
 import signal
 from datetime import datetime
 
-from workplace import TRANSCRIPTS, make_workplace
 from test_train import launch_of
+from workplace import TRANSCRIPTS, make_workplace
 
 from spyke_kohya.process.stop_signals import StopRequest
 from spyke_kohya.run import lossfile

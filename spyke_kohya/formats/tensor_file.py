@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# By type: a number's bits, and those that are all set in what is infinite or no number; F8_E4M3 has no infinity.
+_NOT_FINITE = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F8_E5M2": ("u1", 0x7C),
+    "F8_E4M3": ("u1", 0x7F),
+}
+_PIECE_BYTES = 1 << 22  # a multiple of every number's size
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
 
@@ -134,3 +144,26 @@ def _numbers(data: bytes, tensor: Tensor) -> NDArray[Any]:
     if tensor.dtype == "BF16":  # the upper half of a float32
         numbers = (numbers.astype("<u4") << 16).view("<f4")
     return numbers.reshape(tensor.shape)
+
+
+def not_finite(read: Callable[[int], bytes], header: Header) -> list[str]:
+    """Return the names of the tensors that hold a number that is infinite or not a number, in the file's order.
+
+    ``read`` gives the file's next bytes, from the first tensor's on; all are read, 4 MB at a time. Whole numbers are
+    finite.
+    """
+    in_order = sorted(header.tensors.items(), key=lambda item: item[1].start)
+    return [name for name, tensor in in_order if not _is_finite(read, tensor)]
+
+
+def _is_finite(read: Callable[[int], bytes], tensor: Tensor) -> bool:
+    import numpy as np
+
+    kind, mask = _NOT_FINITE.get(tensor.dtype, ("", 0))
+    finite = True
+    for start in range(tensor.start, tensor.end, _PIECE_BYTES):
+        data = read(min(_PIECE_BYTES, tensor.end - start))
+        if finite and kind:
+            bits = np.frombuffer(data, kind, len(data) // np.dtype(kind).itemsize)
+            finite = not ((bits & mask) == mask).any()
+    return finite
