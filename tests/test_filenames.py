@@ -35,9 +35,7 @@ def test_a_training_without_a_name_gets_sd_scripts_own():
 
 
 def test_a_state_directory_is_named_after_its_checkpoint():
-    assert filenames.step_state_dir("spyke", 200) == "spyke-step00000200-state"
     assert filenames.epoch_state_dir("spyke", 2) == "spyke-000002-state"
-    assert filenames.last_state_dir("spyke") == "spyke-state"
 
 
 @given(st.from_regex(r"[a-z][a-z0-9_. -]{0,20}[a-z]", fullmatch=True), st.integers(1, 10**9))

@@ -86,6 +86,22 @@ def test_bfloat16_is_judged_by_its_exponent(tmp_path, number, finite):
     assert (inspect(file).problem == "") is finite
 
 
+@pytest.mark.parametrize(
+    ("dtype", "number", "finite"),
+    [
+        *[("F8_E4M3", number, finite) for number, finite in ((0x7F, False), (0xFF, False), (0x7E, True), (0x78, True))],
+        *[
+            ("F8_E5M2", number, finite)
+            for number, finite in ((0x7C, False), (0xFD, False), (0x7F, False), (0x7B, True))
+        ],
+    ],
+)
+def test_8_bit_floats_are_judged_by_their_own_rules(tmp_path, dtype, number, finite):
+    """E4M3 has no infinity and one number that is none, E5M2 has both."""
+    file = written(tmp_path / "a.safetensors", dtype, bytes([0x38, number, 0x38]))
+    assert (inspect(file).problem == "") is finite
+
+
 def test_a_number_at_the_end_of_a_large_tensor_is_seen(tmp_path):
     values = np.zeros(3_000_001, np.float32)
     values[-1] = np.nan

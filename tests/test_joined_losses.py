@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from spyke_kohya.formats.tfevents import StepLoss, losses_from_events
+from spyke_kohya.engine.scalars import StepLoss, losses_from_events
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.lossfile import history, joined
 

@@ -57,3 +57,8 @@ def test_a_stream_is_masked_however_it_is_cut(pieces):
 
 def test_without_secrets_a_stream_passes_at_once():
     assert SecretMask(()).feed(b"abc") == b"abc"
+
+
+@pytest.mark.parametrize(("secret", "shown"), [("1234567", "1234567"), ("12345678", "[redacted]")])
+def test_a_secret_has_8_characters_or_more(secret, shown):
+    assert Redactor({"MY_TOKEN": secret}, HOME).text(secret) == shown

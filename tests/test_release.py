@@ -1,5 +1,6 @@
 """Where the engine is found, in which order, and which commit it is at: on real git repositories."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from spyke_kohya.engine.release import COMMIT, Engine, commit_of, find_engine
 from spyke_kohya.errors import EngineError
 
 PYTHON = Path(sys.executable)
+ENVIRONMENT = dict(os.environ)
 WHO = ["-c", "user.name=Spyke", "-c", "user.email=spyke@example.org", "-c", "protocol.file.allow=always"]
 
 
@@ -128,27 +130,27 @@ def test_the_pin_is_the_submodule_s():
 
 
 def test_the_commit_of_a_branch(checkout):
-    assert commit_of(checkout) == git(checkout, "rev-parse", "HEAD")
+    assert commit_of(checkout, ENVIRONMENT) == git(checkout, "rev-parse", "HEAD")
 
 
 def test_the_commit_of_a_detached_head(checkout):
     first = git(checkout, "rev-parse", "HEAD")
     git(checkout, "commit", "--quiet", "--allow-empty", "--message=Two")
     git(checkout, "checkout", "--quiet", "--detach", "HEAD~1")
-    assert commit_of(checkout) == first
+    assert commit_of(checkout, ENVIRONMENT) == first
 
 
 def test_the_commit_of_packed_refs(checkout):
     git(checkout, "branch", "other/main")
     git(checkout, "pack-refs", "--all")
     assert not (checkout / ".git" / "refs" / "heads" / "main").exists()
-    assert commit_of(checkout) == git(checkout, "rev-parse", "HEAD")
+    assert commit_of(checkout, ENVIRONMENT) == git(checkout, "rev-parse", "HEAD")
 
 
 def test_a_loose_ref_is_newer_than_a_packed_one(checkout):
     git(checkout, "pack-refs", "--all")
     git(checkout, "commit", "--quiet", "--allow-empty", "--message=Two")
-    assert commit_of(checkout) == git(checkout, "rev-parse", "HEAD")
+    assert commit_of(checkout, ENVIRONMENT) == git(checkout, "rev-parse", "HEAD")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -157,7 +159,11 @@ def test_the_commit_of_a_worktree(checkout, tmp_path, packed):
     git(tmp_path / "side", "commit", "--quiet", "--allow-empty", "--message=Two")
     if packed:
         git(checkout, "pack-refs", "--all")
-    assert commit_of(tmp_path / "side") == git(tmp_path / "side", "rev-parse", "HEAD") != commit_of(checkout)
+    assert (
+        commit_of(tmp_path / "side", ENVIRONMENT)
+        == git(tmp_path / "side", "rev-parse", "HEAD")
+        != commit_of(checkout, ENVIRONMENT)
+    )
 
 
 def test_the_commit_of_a_submodule(checkout, tmp_path):
@@ -167,15 +173,25 @@ def test_the_commit_of_a_submodule(checkout, tmp_path):
     git(outer, "submodule", "--quiet", "add", str(checkout), "third_party/sd-scripts")
     inner = outer / "third_party" / "sd-scripts"
     assert (inner / ".git").is_file()
-    assert commit_of(inner) == commit_of(checkout) is not None
+    assert commit_of(inner, ENVIRONMENT) == commit_of(checkout, ENVIRONMENT) is not None
 
 
 def test_without_git_there_is_no_commit(tmp_path):
-    assert commit_of(tmp_path) is None
+    assert commit_of(tmp_path, ENVIRONMENT) is None
     (tmp_path / ".git").write_text("not a pointer")
-    assert commit_of(tmp_path) is None
+    assert commit_of(tmp_path, ENVIRONMENT) is None
+
+
+def test_a_folder_inside_another_repository_is_no_checkout_of_sd_scripts(checkout):
+    inside = checkout / "kohya_ss"
+    inside.mkdir()
+    assert commit_of(inside, ENVIRONMENT) is None
+
+
+def test_where_there_is_no_git_no_commit_is_known(checkout, tmp_path):
+    assert commit_of(checkout, {"PATH": str(tmp_path)}) is None
 
 
 def test_a_branch_without_a_commit_has_none(tmp_path):
     git(tmp_path, "init", "--quiet")
-    assert commit_of(tmp_path) is None
+    assert commit_of(tmp_path, ENVIRONMENT) is None

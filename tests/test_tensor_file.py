@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from spyke_kohya.formats.tensor_file import Tensor, TensorFileError, parse_header, read_header
-from spyke_kohya.formats.tensor_values import read_values
+from spyke_kohya.formats.tensor_file import Tensor, TensorFileError, parse_header, read_header, read_values
 
 TENSORS = {
     "a": np.array([[1.5, -2.0, 3.0], [0.0, 65504.0, 6e-8]], np.float16),

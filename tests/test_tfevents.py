@@ -7,15 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from spyke_kohya.engine.scalars import StepLoss, losses_from_events, step_losses
 from spyke_kohya.errors import EngineError
-from spyke_kohya.formats.tfevents import (
-    Scalar,
-    StepLoss,
-    find_event_files,
-    losses_from_events,
-    read_scalars,
-    step_losses,
-)
+from spyke_kohya.formats.tfevents import Scalar, find_event_files, read_scalars
 
 TRANSCRIPTS = Path(__file__).parent / "data" / "transcripts"
 NAMES = ["grad_accum_reg", "two_epochs", "validation"]
@@ -78,14 +72,6 @@ def test_batches_after_the_last_step_wait_for_it():
 def test_several_files_follow_each_other():
     both = losses_from_events([events("two_epochs"), events("grad_accum_reg")])
     assert len(both) == 16 + 12
-
-
-def test_only_the_tags_asked_for_are_read():
-    scalars, _ = read_scalars(events("validation"), tags={"loss/validation/epoch_average"})
-    assert [(scalar.tag, scalar.step) for scalar in scalars] == [
-        ("loss/validation/epoch_average", 1),
-        ("loss/validation/epoch_average", 2),
-    ]
 
 
 def test_a_file_cut_at_any_byte_gives_its_complete_records_and_can_be_read_on(tmp_path):

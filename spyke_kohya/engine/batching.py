@@ -154,16 +154,6 @@ def shuffled(count: int, chance: random.Random) -> list[int]:
     return order
 
 
-def validation_split_indices(count: int, split: float, seed: int) -> tuple[Sequence[int], Sequence[int]]:
-    """The images trained on and validated on, as indices into the sorted images, with a ``validation_seed``.
-
-    Both are rounded on their own, so one image can be in both. Without a seed sd-scripts shuffles twice, with whatever
-    state Python's generator has: see ``shuffled`` (sd-scripts v0.10.1 train_util.py:142).
-    """
-    order = shuffled(count, random.Random(seed))
-    return training_part(order, split), validation_part(order, split)
-
-
 def batches_of(bucket_counts: Iterable[int], batch_size: int) -> int:
     """Batches an epoch: no batch mixes two buckets (sd-scripts v0.10.1 train_util.py:1079)."""
     return sum(math.ceil(count / batch_size) for count in bucket_counts)

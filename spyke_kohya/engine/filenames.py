@@ -39,16 +39,8 @@ def last_file(output_name: str | None, suffix: str = ".safetensors") -> str:
     return f"{output_name or DEFAULT_LAST_NAME}{suffix}"
 
 
-def step_state_dir(output_name: str | None, step: int) -> str:
-    return step_file(output_name, step, "-state")
-
-
 def epoch_state_dir(output_name: str | None, epoch: int) -> str:
     return epoch_file(output_name, epoch, "-state")
-
-
-def last_state_dir(output_name: str | None) -> str:
-    return last_file(output_name, "-state")
 
 
 def parse_file_name(name: str) -> FileName | None:

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from spyke_kohya.engine.base_model import Family
-from spyke_kohya.formats.tensor_file import Header, TensorFileError, read_header
-from spyke_kohya.formats.tensor_values import read_values
+from spyke_kohya.formats.tensor_file import Header, TensorFileError, not_finite, read_header, read_values
 
 _CHUNK_BYTES = 1 << 22
 
@@ -79,12 +76,10 @@ def alphas_of(file: LoraFile) -> tuple[float, ...]:
 
 
 def first_not_finite(file: LoraFile) -> str:
-    """The name of the first tensor with a number that is infinite or not a number, or ""."""
+    """Return the name of the first tensor with a number that is infinite or not a number, or ""."""
     with file.path.open("rb") as stream:
-        for name in file.tensors:
-            if not np.isfinite(read_values(stream, file, name)).all():
-                return name
-    return ""
+        stream.seek(file.data_start)
+        return next(iter(not_finite(stream.read, file)), "")
 
 
 def data_sha256(file: LoraFile) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from spyke_kohya.errors import EngineError
+from spyke_kohya.process.engine_process import ask
 
-REPOSITORY = "https://github.com/kohya-ss/sd-scripts"
 RELEASE = "v0.10.1"
 COMMIT = "ae72efb92babe89ff8e70f057e42db68440e8d61"
 SUBMODULE = Path("third_party/sd-scripts")
 SCRIPT = "train_network.py"
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
-_SHA = re.compile(r"[0-9a-f]{40}")
+_GIT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -72,19 +71,21 @@ def find_engine(
             where=f"{python} (SPYKE_ENGINE_PYTHON)",
             remedy="set SPYKE_ENGINE_PYTHON to the python inside the virtual environment of that sd-scripts",
         )
-    return Engine(directory.resolve(), python.absolute(), commit_of(directory))
+    return Engine(directory.resolve(), python.absolute(), commit_of(directory, environment))
 
 
-def commit_of(directory: Path) -> str | None:
-    """The commit that a git checkout is at, read from its files; None when ``directory`` is no checkout."""
-    git_dir = _git_dir(directory)
-    if git_dir is None:
-        return None
+def commit_of(directory: Path, environment: Mapping[str, str]) -> str | None:
+    """Return the commit that a git checkout is at.
+
+    None for what is no checkout, also for a folder inside another repository, and where there is no git.
+    """
+    argv = ["git", "-C", str(directory), "rev-parse", "--show-prefix", "HEAD"]
     try:
-        head = (git_dir / "HEAD").read_text(encoding="utf-8").strip()
-    except OSError:
+        answer = ask(argv, env=environment, cwd=directory, timeout_s=_GIT_TIMEOUT_S)
+    except EngineError:
         return None
-    return _resolve_ref(git_dir, head.removeprefix("ref: ")) if head.startswith("ref: ") else _sha_in(head)
+    prefix, *commit = answer.stdout.decode(errors="replace").splitlines() or [""]
+    return commit[0] if answer.returncode == 0 and commit and not prefix else None
 
 
 def _named_place(
@@ -106,33 +107,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a folder that may not be entered, a name that is too long
         return False
-
-
-def _git_dir(directory: Path) -> Path | None:
-    dot_git = directory / ".git"
-    if dot_git.is_dir():
-        return dot_git
-    try:  # a submodule or a worktree has a file that points at its directory
-        pointer = dot_git.read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-    return directory / pointer.removeprefix("gitdir: ") if pointer.startswith("gitdir: ") else None
-
-
-def _resolve_ref(git_dir: Path, ref: str) -> str | None:
-    common = git_dir / "commondir"
-    homes = [git_dir, git_dir / common.read_text(encoding="utf-8").strip()] if common.is_file() else [git_dir]
-    for home in homes:
-        if (home / ref).is_file():
-            return _sha_in((home / ref).read_text(encoding="utf-8"))
-        packed = home / "packed-refs"
-        if packed.is_file():
-            for line in packed.read_text(encoding="utf-8").splitlines():
-                if line.endswith(f" {ref}"):
-                    return _sha_in(line)
-    return None
-
-
-def _sha_in(text: str) -> str | None:
-    match = _SHA.search(text)
-    return match.group() if match else None

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked as the safetensors library checks it; no tensor is read.
+"""A safetensors file: its header, checked as the safetensors library checks it, and a tensor's numbers.
 
 The layout is 8 bytes of header length, the header as JSON, then the tensors' bytes, to which the header's offsets are
 relative. The library itself tells no offsets, takes no stream, and its numpy binding knows no bfloat16.
@@ -10,8 +10,22 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# By type: a number's bits, and those that are all set in what is infinite or no number; F8_E4M3 has no infinity.
+_NOT_FINITE = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F8_E5M2": ("u1", 0x7C),
+    "F8_E4M3": ("u1", 0x7F),
+}
+_PIECE_BYTES = 1 << 22  # a multiple of every number's size
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
 
@@ -105,3 +119,51 @@ def _check_order(tensors: Iterable[Tensor]) -> None:
         if tensor.start != end:
             raise TensorFileError("its tensors do not follow one another")
         end = tensor.end
+
+
+def read_values(stream: BinaryIO, header: Header, name: str) -> NDArray[Any]:
+    """Return a tensor in its shape and type; bfloat16, which numpy has not, as float32.
+
+    ``stream`` is the header's file. Raises TensorFileError for other types, and for bytes that don't fit the shape.
+    """
+    tensor = header.tensors[name]
+    if tensor.dtype not in _DTYPES:
+        raise TensorFileError(f"{name} is of the type {tensor.dtype}, which no LoRA of sd-scripts has")
+    stream.seek(header.data_start + tensor.start)
+    data = stream.read(tensor.end - tensor.start)
+    try:
+        return _numbers(data, tensor)
+    except (ValueError, OverflowError) as fault:
+        raise TensorFileError(f"{name} has {len(data)} bytes, which are not those of its shape") from fault
+
+
+def _numbers(data: bytes, tensor: Tensor) -> NDArray[Any]:
+    import numpy as np  # takes 0.1 s, and who reads headers needs none
+
+    numbers: NDArray[Any] = np.frombuffer(data, _DTYPES[tensor.dtype])
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        numbers = (numbers.astype("<u4") << 16).view("<f4")
+    return numbers.reshape(tensor.shape)
+
+
+def not_finite(read: Callable[[int], bytes], header: Header) -> list[str]:
+    """Return the names of the tensors that hold a number that is infinite or not a number, in the file's order.
+
+    ``read`` gives the file's next bytes, from the first tensor's on; all are read, 4 MB at a time. Whole numbers are
+    finite.
+    """
+    in_order = sorted(header.tensors.items(), key=lambda item: item[1].start)
+    return [name for name, tensor in in_order if not _is_finite(read, tensor)]
+
+
+def _is_finite(read: Callable[[int], bytes], tensor: Tensor) -> bool:
+    import numpy as np
+
+    kind, mask = _NOT_FINITE.get(tensor.dtype, ("", 0))
+    finite = True
+    for start in range(tensor.start, tensor.end, _PIECE_BYTES):
+        data = read(min(_PIECE_BYTES, tensor.end - start))
+        if finite and kind:
+            bits = np.frombuffer(data, kind, len(data) // np.dtype(kind).itemsize)
+            finite = not ((bits & mask) == mask).any()
+    return finite

@@ -1,4 +1,4 @@
-"""Scalars out of TensorBoard event files, and the per-step losses that sd-scripts v0.10.1 writes there.
+"""Scalars out of TensorBoard event files.
 
 Reads the TFRecord framing and the few protobuf fields of Event, Summary and TensorProto that hold a scalar, itself: the
 base install has no tensorboard. Checksums are not verified (crc32c costs too much in pure Python): a record must be
@@ -8,8 +8,8 @@ complete and its fields must parse.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from spyke_kohya.errors import EngineError
@@ -34,30 +34,16 @@ class Scalar:
     wall_time: float
 
 
-@dataclass(frozen=True)
-class StepLoss:
-    """One optimizer step: ``loss`` is the mean of its micro-batches, ``avr_loss`` and ``lr`` are those at its end.
-
-    ``lr`` holds every ``lr/...`` scalar by its tag without that prefix, such as ``unet`` and ``textencoder``.
-    """
-
-    step: int
-    loss: float
-    avr_loss: float
-    lr: Mapping[str, float]
-    micro_batches: int
-
-
 def find_event_files(logging_dir: Path) -> list[Path]:
     """Event files anywhere under ``logging_dir``, by name, and so by the time they were begun."""
     return sorted(logging_dir.rglob("events.out.tfevents.*"), key=lambda path: (path.name, str(path)))
 
 
-def read_scalars(path: Path, offset: int = 0, *, tags: Collection[str] | None = None) -> tuple[list[Scalar], int]:
+def read_scalars(path: Path, offset: int = 0) -> tuple[list[Scalar], int]:
     """The scalars from byte ``offset`` on, and the offset after the last complete record.
 
-    A record that is still being written is left for the next call, which starts at the returned offset. ``tags`` limits
-    what is read. Raises EngineError where ``path`` can't be read, is no event file, or is damaged.
+    A record that is still being written is left for the next call, which starts at the returned offset. Raises
+    EngineError where ``path`` can't be read, is no event file, or is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -65,9 +51,8 @@ def read_scalars(path: Path, offset: int = 0, *, tags: Collection[str] | None = 
             data = file.read()
     except OSError as fault:
         raise EngineError(f"can't read the event file: {fault.strerror}", where=str(path)) from fault
-    wanted = None if tags is None else {tag.encode() for tag in tags}
     try:
-        scalars, end = _scalars_of(data, wanted, is_start=offset == 0)
+        scalars, end = _scalars_of(data, is_start=offset == 0)
     except (ValueError, IndexError, struct.error) as fault:
         raise EngineError(
             f"not a TensorBoard event file, or damaged: {fault}",
@@ -77,57 +62,7 @@ def read_scalars(path: Path, offset: int = 0, *, tags: Collection[str] | None = 
     return scalars, offset + end
 
 
-def losses_from_events(paths: Iterable[Path]) -> list[StepLoss]:
-    """The losses of each optimizer step that is complete, in the order of the files."""
-    return [loss for path in paths for loss in step_losses(read_scalars(path)[0])]
-
-
-def step_losses(scalars: Iterable[Scalar]) -> list[StepLoss]:
-    """Group one event file's scalars by optimizer step.
-
-    A batch is logged after the step counter moved (train_network.py:1488, 1532). So the first batch with a new number
-    is the one that completed that step, and batches repeating a number (0 at first) belong to the next step. A step
-    shows as soon as its ``loss/average`` is there; learning rates are written right after it and may be missing yet.
-    """
-    losses: list[StepLoss] = []
-    waiting: list[float] = []
-    last_step = 0
-    for batch in _batches(scalars):
-        waiting.append(batch.loss)
-        if batch.step != last_step:
-            mean = sum(waiting) / len(waiting)
-            losses.append(StepLoss(batch.step, mean, batch.avr_loss, batch.lr, len(waiting)))
-            waiting, last_step = [], batch.step
-    return losses
-
-
-@dataclass
-class _Batch:
-    """What one call of the engine's logger wrote: ``loss/current`` opens it, ``loss/average`` follows."""
-
-    step: int
-    loss: float
-    avr_loss: float
-    lr: dict[str, float] = field(default_factory=dict)
-
-
-def _batches(scalars: Iterable[Scalar]) -> Iterator[_Batch]:
-    current: float | None = None
-    batch: _Batch | None = None
-    for scalar in scalars:
-        if scalar.tag == "loss/current":
-            if batch:
-                yield batch
-            current, batch = scalar.value, None
-        elif scalar.tag == "loss/average" and current is not None:
-            batch = _Batch(scalar.step, current, scalar.value)
-        elif batch and scalar.tag.startswith("lr/"):
-            batch.lr[scalar.tag.removeprefix("lr/")] = scalar.value
-    if batch:
-        yield batch
-
-
-def _scalars_of(data: bytes, tags: set[bytes] | None, *, is_start: bool) -> tuple[list[Scalar], int]:
+def _scalars_of(data: bytes, *, is_start: bool) -> tuple[list[Scalar], int]:
     scalars: list[Scalar] = []
     position, size = 0, len(data)
     while position + _HEADER_BYTES <= size:
@@ -140,12 +75,12 @@ def _scalars_of(data: bytes, tags: set[bytes] | None, *, is_start: bool) -> tupl
             break
         if is_start and position == 0 and _SIGNATURE not in data[start:end]:
             raise ValueError("the first record does not name its format")
-        _read_event(data, start, end, tags, scalars)
+        _read_event(data, start, end, scalars)
         position = end + _FOOTER_BYTES
     return scalars, position
 
 
-def _read_event(data: bytes, start: int, end: int, tags: set[bytes] | None, scalars: list[Scalar]) -> None:
+def _read_event(data: bytes, start: int, end: int, scalars: list[Scalar]) -> None:
     """Event: 1 wall_time, 2 step, 5 summary, whose repeated field 1 is a value."""
     wall_time, step = 0.0, 0
     values: list[tuple[int, int]] = []
@@ -157,19 +92,17 @@ def _read_event(data: bytes, start: int, end: int, tags: set[bytes] | None, scal
         elif number == 5 and wire == _BYTES:
             values += [(a, b) for n, w, a, b in _fields(data, at, stop) if n == 1 and w == _BYTES]
     for at, stop in values:
-        tag, value = _read_value(data, at, stop, tags)
+        tag, value = _read_value(data, at, stop)
         if value is not None:
             scalars.append(Scalar(tag.decode(errors="replace"), step, value, wall_time))
 
 
-def _read_value(data: bytes, start: int, end: int, tags: set[bytes] | None) -> tuple[bytes, float | None]:
-    """Summary.Value: 1 tag, 2 simple_value, 8 tensor; None for what is no scalar, or not wanted."""
+def _read_value(data: bytes, start: int, end: int) -> tuple[bytes, float | None]:
+    """Summary.Value: 1 tag, 2 simple_value, 8 tensor; None for what is no scalar."""
     tag, value = b"", None
     for number, wire, at, stop in _fields(data, start, end):
         if number == 1 and wire == _BYTES:
             tag = data[at:stop]
-            if tags is not None and tag not in tags:
-                return tag, None
         elif number == 2 and wire == _FIXED32:
             value = _float_at(data, at)[0]
         elif number == 8 and wire == _BYTES:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spyke_kohya.engine.scalars import losses_from_events
 from spyke_kohya.errors import EngineError, NothingToRank, UsageError
-from spyke_kohya.formats.tfevents import find_event_files, losses_from_events
+from spyke_kohya.formats.tfevents import find_event_files
 from spyke_kohya.rank.checkpoints import (
     Checkpoint,
     find_checkpoints,

@@ -10,8 +10,9 @@ import numpy as np
 
 from spyke_kohya.engine.console import ConsoleParser
 from spyke_kohya.engine.events import CheckpointAnnounced, Event, Header, Step
+from spyke_kohya.engine.scalars import losses_from_events
 from spyke_kohya.errors import NothingToRank, UsageError
-from spyke_kohya.formats.tfevents import find_event_files, losses_from_events
+from spyke_kohya.formats.tfevents import find_event_files
 from spyke_kohya.rank.losses import LossCurve, curve_of, read_losses_csv
 
 CHUNK_BYTES = 1 << 20

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from spyke_kohya.errors import NothingToRank
-from spyke_kohya.formats.tensor_file import read_header
-from spyke_kohya.formats.tensor_values import read_values
+from spyke_kohya.formats.tensor_file import read_header, read_values
 from spyke_kohya.rank.windows import FloatArray
 
 BLOW_UP = 3.0

@@ -14,8 +14,9 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
+from spyke_kohya.engine.scalars import StepLoss, step_losses
 from spyke_kohya.errors import EngineError
-from spyke_kohya.formats.tfevents import Scalar, StepLoss, find_event_files, read_scalars, step_losses
+from spyke_kohya.formats.tfevents import Scalar, find_event_files, read_scalars
 from spyke_kohya.plan.plan import Plan
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.launch import Launch
