@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ from spyke_kohya.engine.events import CheckpointAnnounced, Step
 from spyke_kohya.errors import PresetError
 from spyke_kohya.process.process_table import mark_of
 from spyke_kohya.record.rundir import RunDirectory
-from spyke_kohya.report.overview import deletable, delete, differences, find_runs, summarize
+from spyke_kohya.record.runs import deletable, delete, find_runs
+from spyke_kohya.repeat.comparison import differences
+from spyke_kohya.report.overview import summarize
 from spyke_kohya.run.watch import follow
 from tests.commands import PROJECT, spyke
 from tests.recorded import record_run
 
+NOW = datetime(2026, 3, 1)
 TRANSCRIPT = Path(__file__).parent / "data" / "transcripts" / "seed_reg.raw"
 
 
@@ -101,7 +105,7 @@ def test_only_states_that_no_run_needs_may_go(tmp_path, runs, status, goes):
     set_status(runs[0], status)
     old = make_state(runs[0].parents[1], "first-000001", 100)
     new = make_state(runs[0].parents[1], "first-000002", 0)
-    found = deletable(tmp_path, tmp_path / "scratch")
+    found = deletable(tmp_path, tmp_path / "scratch", NOW)
     assert [item.path for item in found] == [{"old": old, "new": new}[which] for which in goes]
     assert all(item.size_bytes == 1000 for item in found)
 
@@ -111,9 +115,9 @@ def test_the_states_of_a_resumed_run_go_too(tmp_path, runs):
     (runs[0] / "segment").mkdir()
     newer = make_state(runs[0] / "segment", "first-000002", 0)
     set_status(runs[0], "interrupted")
-    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch")] == [first]
+    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch", NOW)] == [first]
     set_status(runs[0], "finished")
-    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch")] == [first, newer]
+    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch", NOW)] == [first, newer]
 
 
 def test_a_run_whose_wrapper_was_killed_is_stale_and_not_running(tmp_path, runs):
@@ -135,7 +139,7 @@ def test_scratch_of_smoke_runs_goes_after_a_day(tmp_path):
         (tmp_path / name).mkdir()
         stamp = (tmp_path / name).stat().st_mtime - age
         os.utime(tmp_path / name, (stamp, stamp))
-    found = deletable(tmp_path / "output", tmp_path)
+    found = deletable(tmp_path / "output", tmp_path, datetime.now())
     assert [item.path.name for item in found] == ["spyke-smoke-1"]
     delete(found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "spyke-smoke-2"]

@@ -1,7 +1,6 @@
 """The run directory: its names, and that what is read there is never half."""
 
 import json
-import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -67,37 +66,6 @@ def test_an_output_directory_that_can_not_be_written(tmp_path, blocked):
     with pytest.raises(PresetError, match="can't be written") as caught:
         RunDirectory.named(tmp_path / "output", "x", NOW).create()
     assert "output_dir" in caught.value.remedy
-
-
-def test_a_record_comes_back_as_it_was(run):
-    run.write_record({"status": "running", "name": "spÿke 🐱"})
-    assert run.read_record() == {"status": "running", "name": "spÿke 🐱"}
-    assert "spÿke 🐱" in run.record.read_text(encoding="utf-8")
-
-
-def test_a_reader_never_sees_half_a_record(run):
-    run.write_record({"number": 0, "weight": ""})
-    done = threading.Event()
-    seen = []
-
-    def read():
-        while not done.is_set():
-            record = run.read_record()
-            seen.append((record["number"], len(record["weight"])))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(1, 60):
-        run.write_record({"number": number, "weight": "x" * (number * 5000)})
-    done.set()
-    reader.join()
-    assert seen
-    assert {(number, number * 5000) for number, _ in seen} == set(seen), f"{len(seen)} reads"
-
-
-def test_writing_leaves_nothing_beside(run):
-    run.write_text(run.losses, "step\n1\n")
-    assert [file.name for file in run.path.iterdir()] == ["losses.csv"]
 
 
 def test_events_are_a_line_each(run):

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,14 +113,14 @@ def samples(run: Path, preset: str | None, name: str | None, png: Path | None, e
     says to look at, and the base without a LoRA.
     """
     from spyke_kohya.evaluate.recorded_run import read_subject
-    from spyke_kohya.evaluate.samples import lay_out, render, samples_of
+    from spyke_kohya.evaluate.samples import lay_out, render
     from spyke_kohya.rank.directory import rank_best
     from spyke_kohya.report.contact_sheet import write_contact_sheet
     from spyke_kohya.report.live import ProgressLine
 
     subject = read_subject(run, name)
     found = find_engine(None, engine or subject.engine_dir, subject.root)
-    settings = _samples_in(preset, root.absolute()) if preset else samples_of(subject.record)
+    settings = _samples_in(preset, root.absolute()) if preset else subject.record.samples
     trials = rank_best(subject.run.path, name=name).ranking.test_order
     grid = lay_out(settings, [trial.candidate for trial in trials if trial.candidate.file], subject.base)
     say(f"{len(grid.pictures)} pictures: {len(grid.rows)} x {', '.join(grid.columns)}")
@@ -147,7 +148,8 @@ def samples(run: Path, preset: str | None, name: str | None, png: Path | None, e
 @JSON
 def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, as_json: bool) -> None:
     """All runs under DIR (default: output), newest first; or two runs, and in what they differ."""
-    from spyke_kohya.report.overview import find_runs, summarize
+    from spyke_kohya.record.runs import find_runs
+    from spyke_kohya.report.overview import summarize
     from spyke_kohya.report.runs_text import runs_table
 
     if len(paths) > 2:
@@ -166,7 +168,8 @@ def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, a
 
 def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None:
     from spyke_kohya.record.rundir import RunDirectory
-    from spyke_kohya.report.overview import differences, ranked, summarize
+    from spyke_kohya.repeat.comparison import differences
+    from spyke_kohya.report.overview import ranked, summarize
     from spyke_kohya.report.runs_text import comparison_text, write_comparison_png
 
     pair = [RunDirectory(path) for path in (first, second)]
@@ -185,10 +188,10 @@ def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None
 
 
 def _collect_garbage(directory: Path, yes: bool, as_json: bool) -> None:
-    from spyke_kohya.report.overview import deletable, delete
+    from spyke_kohya.record.runs import deletable, delete
     from spyke_kohya.report.runs_text import deletable_text
 
-    found = deletable(directory, Path(tempfile.gettempdir()))
+    found = deletable(directory, Path(tempfile.gettempdir()), datetime.now())
     if as_json:
         print_json([{**asdict(item), "path": str(item.path)} for item in found])
     else:
@@ -234,6 +237,8 @@ def _show_heldout(result: HeldoutResult, png: Path | None) -> None:
 def show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
 
+    for problem in result.problems:
+        say(f"not read: {problem}")
     if isinstance(result, HeldoutResult):
         _show_heldout(result, png)
         return

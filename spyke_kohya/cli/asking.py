@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
     from spyke_kohya.engine.release import Engine
     from spyke_kohya.presets.loading import Loaded
+    from spyke_kohya.record.record import RecordedEngine
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Asked:
 
     loaded: Loaded
     root: Path
-    engine: Mapping[str, Any] | None = None
+    engine: RecordedEngine | None = None
     lock: Path | None = None
 
 
@@ -81,9 +82,9 @@ def _with_other_runs(examined: Examination, root: Path) -> Examination:
     training = examined.loaded.training
     if training is None:
         return examined
+    from spyke_kohya.audit.output import check_in_use
     from spyke_kohya.engine.command import expand_home
     from spyke_kohya.presets.loading import shown_path
-    from spyke_kohya.record.in_use import check_in_use
 
     output_dir = root / str(expand_home("output_dir", training.options["output_dir"]))
     more = check_in_use(output_dir, shown_path(examined.loaded.path, root))
@@ -109,7 +110,7 @@ def make_lock(examined: Examination, engine: Engine, root: Path) -> dict[str, An
 
 
 def find_engine(
-    loaded: Loaded | None, given: Path | None, root: Path, recorded: Mapping[str, Any] | None = None
+    loaded: Loaded | None, given: Path | None, root: Path, recorded: RecordedEngine | None = None
 ) -> Engine:
     from spyke_kohya.engine.release import find_engine
 
@@ -117,7 +118,7 @@ def find_engine(
     return find_engine(
         given=given.absolute() if given else None,
         environment=os.environ,
-        preset_engine=recorded["directory"] if recorded else preset_engine,
+        preset_engine=recorded.directory if recorded else preset_engine,
         root=root,
         own_python=Path(sys.executable),
     )

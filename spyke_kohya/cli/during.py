@@ -19,7 +19,7 @@ import click
 from spyke_kohya.cli.after import show_ranking
 from spyke_kohya.cli.asking import Asked, asked_for, drift_from, examine_loaded, find_engine
 from spyke_kohya.cli.group import ENGINE, JSON, PICKLE, ROOT, RUN_OR_OUTPUT, SET, STRICT, cli, preset_names
-from spyke_kohya.cli.terminal import blocked, exit_code, live_display, print_json, redactor, say, say_findings
+from spyke_kohya.cli.terminal import blocked, exit_code, live_display, print_json, say, say_findings
 from spyke_kohya.errors import (
     Interrupted,
     NothingToRank,
@@ -105,9 +105,9 @@ def watch_command(directory: Path) -> None:
     """Follow a live run from another terminal. Ctrl-C ends the watching, and not the run."""
     import time
 
-    from spyke_kohya.record.exclusive import as_it_is
+    from spyke_kohya.record.record import read_record
     from spyke_kohya.record.rundir import RunDirectory
-    from spyke_kohya.report.overview import find_runs
+    from spyke_kohya.record.runs import find_runs
     from spyke_kohya.run.watch import follow
 
     newest = next(iter(find_runs(directory)), None)
@@ -119,8 +119,8 @@ def watch_command(directory: Path) -> None:
                 display(event, watch)
     except KeyboardInterrupt as stop:
         raise Interrupted("no longer watching; the run goes on", where=str(run.path)) from stop
-    record = as_it_is(run.read_record())
-    click.echo(f"{record['status']}{': ' + record['reason'] if record['reason'] else ''}")
+    record = read_record(run).true_now
+    click.echo(f"{record.status}{': ' + record.reason if record.reason else ''}")
 
 
 def _prepare(
@@ -189,11 +189,12 @@ def _run_locked(
 def _clear_stale(output_dir: Path, end_stale: bool) -> None:
     """Say which runs here ended without a word; what is left of them is ended only by who was told to."""
     from spyke_kohya.process.process_table import end_group
-    from spyke_kohya.record.exclusive import STALE, mark_stale, stale_runs
+    from spyke_kohya.record.exclusive import mark_stale, stale_runs
+    from spyke_kohya.record.record import STALE
 
     for stale in stale_runs(output_dir):
         if not stale.is_marked:
-            mark_stale(stale, datetime.now(), redactor())
+            mark_stale(stale, datetime.now())
             say(f"stale: {stale.run.path.name}: {STALE}")
         if not stale.left:
             continue

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from spyke_kohya.errors import PresetError
 from spyke_kohya.process.process_table import (
@@ -25,11 +23,8 @@ from spyke_kohya.process.process_table import (
     running_processes,
     working_directory,
 )
-from spyke_kohya.record.redact import Redactor
+from spyke_kohya.record.record import STALE, UNFINISHED, Record, amend_record, read_record
 from spyke_kohya.record.rundir import RunDirectory, runs_under
-
-_UNFINISHED = ("prepared", "running")
-STALE = "its wrapper ended without a word: it was killed, or the machine went down"
 
 
 @dataclass(frozen=True)
@@ -85,9 +80,9 @@ def _acquire(handle: int, output_dir: Path) -> None:
 def live_run(output_dir: Path) -> str:
     """The run that trains into ``output_dir`` now, by its name and process; empty where no record tells."""
     for run in runs_under(output_dir):
-        record = _read(run)
-        if _wrapper_lives(record):
-            return f"{run.path.name}, process {record['wrapper']['pid']}, since {record['started_at']},"
+        record = read_record(run)
+        if record.wrapper and _wrapper_lives(record):
+            return f"{run.path.name}, process {record.wrapper.pid}, since {record.started_at},"
     return ""
 
 
@@ -103,30 +98,20 @@ def stale_runs(output_dir: Path) -> list[StaleRun]:
     """The runs here that are on record as running and are not, newest first, and what is left of their processes."""
     found = []
     for run in runs_under(output_dir):
-        record = _read(run)
-        if record.get("status") not in (*_UNFINISHED, "stale") or _wrapper_lives(record):
+        record = read_record(run)
+        if record.status not in (*UNFINISHED, "stale") or _wrapper_lives(record):
             continue
-        left = _left_of(_mark(record, "engine_process"), run)
-        is_marked = record["status"] == "stale"
+        left = _left_of(record.engine_process, run)
+        is_marked = record.status == "stale"
         if left or not is_marked:
             groups = frozenset(process.group for process in left)
             found.append(StaleRun(run, groups, tuple(process.pid for process in left), is_marked))
     return found
 
 
-def as_it_is(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's record whose status is true now: stale, with the reason, where it says running and nobody runs it."""
-    wrapper = _mark(record, "wrapper")
-    if record.get("status") not in _UNFINISHED or wrapper is None or is_running(wrapper):
-        return dict(record)
-    return {**record, "status": "stale", "reason": STALE}
-
-
-def mark_stale(stale: StaleRun, now: datetime, redactor: Redactor) -> None:
-    """Say in the run's record how it ended, as far as anyone can know. Raises OSError."""
-    record = stale.run.read_record()
-    record |= {"status": "stale", "reason": STALE, "found_stale_at": now.isoformat(timespec="seconds")}
-    stale.run.write_record(redactor.value(record))
+def mark_stale(stale: StaleRun, now: datetime) -> None:
+    """Write into the run's record how it ended, as far as anyone can know. Raises OSError and ValueError."""
+    amend_record(stale.run, status="stale", reason=STALE, found_stale_at=now.isoformat(timespec="seconds"))
     stale.run.reserve.unlink(missing_ok=True)
 
 
@@ -155,26 +140,6 @@ def _is(process: RunningProcess, mark: ProcessMark | None) -> bool:
     return mark is not None and ProcessMark(process.pid, process.started) == mark
 
 
-def _wrapper_lives(record: Mapping[str, Any]) -> bool:
-    wrapper = _mark(record, "wrapper")
-    return record.get("status") in _UNFINISHED and wrapper is not None and _is_another(wrapper)
-
-
-def _is_another(mark: ProcessMark) -> bool:
-    return mark.pid != os.getpid() and is_running(mark)
-
-
-def _mark(record: Mapping[str, Any], key: str) -> ProcessMark | None:
-    match record.get(key):
-        case {"pid": int(pid), "started": str(started)}:
-            return ProcessMark(pid, started)
-    return None
-
-
-def _read(run: RunDirectory) -> dict[str, Any]:
-    """A run's record; empty where it can't be read, which says nothing about a process."""
-    try:
-        record = run.read_record()
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        return {}
-    return record if isinstance(record, dict) else {}
+def _wrapper_lives(record: Record) -> bool:
+    mark = record.wrapper
+    return record.status in UNFINISHED and mark is not None and mark.pid != os.getpid() and is_running(mark)

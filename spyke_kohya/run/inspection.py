@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from spyke_kohya.formats.tensor_file import Tensor, TensorFileError, parse_header
 
@@ -20,23 +20,6 @@ _CHUNK_BYTES = 1 << 22  # a multiple of every number's size
 # whole numbers are finite.
 # By type: a number's bytes, and which bits of its highest byte and of the one below make the exponent.
 _EXPONENTS = {"F64": (8, 0x7F, 0xF0), "F32": (4, 0x7F, 0x80), "F16": (2, 0x7C, 0x00), "BF16": (2, 0x7F, 0x80)}
-
-
-@dataclass(frozen=True)
-class SavedCheckpoint:
-    """A network file of the run: ``file`` is its path from the output directory, ``step`` counts from the first run on.
-
-    ``problem`` says why it must not be used, or is empty.
-    """
-
-    step: int
-    file: str
-    size_bytes: int
-    sha256: str = ""
-    problem: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from spyke_kohya.engine.events import (
     CheckpointAnnounced,
@@ -25,7 +23,8 @@ from spyke_kohya.engine.events import (
 )
 from spyke_kohya.engine.filenames import CHECKPOINT_SUFFIXES, FileName, parse_file_name, step_file
 from spyke_kohya.engine.states import checkpoint_beside, epoch_of_state
-from spyke_kohya.run.inspection import SavedCheckpoint, inspect
+from spyke_kohya.record.record import SavedCheckpoint, SavedState
+from spyke_kohya.run.inspection import inspect
 from spyke_kohya.run.launch import Launch
 
 _Stamp = tuple[int, int, int]
@@ -44,7 +43,7 @@ class Ledger:
         self._saved: dict[Path, SavedCheckpoint] = {}
         self._asides: set[Path] = set()
         self._stood = {file: _stamp(file) for file in self._files()}
-        self.states: list[Mapping[str, Any]] = list(launch.segment.states) if launch.segment else []
+        self.states: list[SavedState] = list(launch.segment.states) if launch.segment else []
 
     @property
     def checkpoints(self) -> list[SavedCheckpoint]:
@@ -157,7 +156,7 @@ class Ledger:
             del self._saved[beside]
             self._put_inside(beside, state)
         step = epoch * self._launch.plan.steps_per_epoch
-        self.states.append({"epoch": epoch, "step": step, "path": str(state)})
+        self.states.append(SavedState(epoch, step, str(state)))
         return True
 
     def _put_inside(self, checkpoint: Path, state: Path) -> None:

@@ -22,7 +22,7 @@ from spyke_kohya.run.faults import NAN_PATIENCE, FaultWatch, Notice
 from spyke_kohya.run.launch import Launch
 from spyke_kohya.run.lossfile import LossFile
 from spyke_kohya.run.progress import Watch
-from spyke_kohya.run.record import RunRecord
+from spyke_kohya.run.recorder import Recorder
 from spyke_kohya.run.saved_files import Ledger
 
 Listener = Callable[[Event | Notice | None, Watch], None]
@@ -117,7 +117,7 @@ class Supervision:
         self,
         launch: Launch,
         *,
-        record: RunRecord,
+        record: Recorder,
         redactor: Redactor,
         patience: Patience,
         listen: Listener,

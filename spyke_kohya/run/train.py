@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from spyke_kohya.engine.events import cause_of
 from spyke_kohya.errors import PresetError
+from spyke_kohya.files import write_whole
+from spyke_kohya.record.record import SavedCheckpoint
 from spyke_kohya.record.redact import Redactor
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.faults import Notice, remedy_for
-from spyke_kohya.run.inspection import SavedCheckpoint
 from spyke_kohya.run.launch import Launch
-from spyke_kohya.run.record import RunRecord
+from spyke_kohya.run.recorder import Recorder
 from spyke_kohya.run.supervision import Ended, Listener, Patience, StopRequest, Supervision, stop_signals
 
 Status = Literal["finished", "failed", "interrupted"]
@@ -78,27 +79,27 @@ def train(
     """
     run = launch.run.under(launch.root)
     redactor = Redactor(inherited, Path.home())
-    record = RunRecord(run, launch, redactor, complain)
+    record = Recorder(run, launch, redactor, now, complain)
     with stop_signals(stop) as stop:
-        _begin(launch, run, record, now())
+        _begin(launch, run, record)
         try:
             ended = _supervise(launch, record, redactor, inherited, patience, listen, complain, stop, awake)
         except BaseException as fault:  # the engine is ended by now, and the record says why
-            record.end(now(), {"status": "failed", "reason": str(fault) or type(fault).__name__})
+            record.end({"status": "failed", "reason": str(fault) or type(fault).__name__})
             raise
         outcome = _judge(launch, run, ended)
-        record.end(now(), outcome.to_dict())
+        record.end(outcome.to_dict())
     return outcome
 
 
-def _begin(launch: Launch, run: RunDirectory, record: RunRecord, now: datetime) -> None:
+def _begin(launch: Launch, run: RunDirectory, record: Recorder) -> None:
     run.create()
     try:
         for name, text in launch.files.items():
-            run.write_text(run.path / name, text)
+            write_whole(run.path / name, text)
         if launch.segment:
             run.segment.mkdir()
-        record.begin(now)
+        record.begin()
     except OSError as fault:
         raise PresetError(
             f"the run can't be recorded, so it is not begun: {fault.strerror}",
@@ -109,7 +110,7 @@ def _begin(launch: Launch, run: RunDirectory, record: RunRecord, now: datetime) 
 
 def _supervise(
     launch: Launch,
-    record: RunRecord,
+    record: Recorder,
     redactor: Redactor,
     inherited: Mapping[str, str],
     patience: Patience,

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from spyke_kohya.engine.console import ConsoleParser
 from spyke_kohya.engine.events import Event
 from spyke_kohya.errors import PresetError
-from spyke_kohya.record.exclusive import as_it_is
+from spyke_kohya.record.record import UNFINISHED, read_record
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.progress import Watch
 
 _CHUNK_BYTES = 1 << 16
-
-
-@dataclass(frozen=True)
-class RecordedPlan:
-    """What a watch compares the engine's header with, from a run's record."""
-
-    num_train_images: int
-    num_reg_images: int
-    batches_per_epoch: int
-    total_steps: int
 
 
 def follow(run: RunDirectory, pause: Callable[[], None]) -> Iterator[tuple[Event | None, Watch]]:
@@ -31,9 +19,8 @@ def follow(run: RunDirectory, pause: Callable[[], None]) -> Iterator[tuple[Event
 
     ``pause`` waits a moment between two looks. Raises PresetError where no run is recorded.
     """
-    record = _read(run)
-    plan = RecordedPlan(**{name: record["plan"][name] for name in RecordedPlan.__dataclass_fields__})
-    parser, watch = ConsoleParser(), Watch(plan, record["target"])
+    record = read_record(run, or_raise=PresetError)
+    parser, watch = ConsoleParser(), Watch(record.plan, record.target or "cpu")
     offset, ended = 0, False
     while True:
         data = _next_bytes(run, offset)
@@ -45,7 +32,7 @@ def follow(run: RunDirectory, pause: Callable[[], None]) -> Iterator[tuple[Event
         if ended and not data:
             return
         if not data:
-            ended = _read(run)["status"] not in ("running", "prepared")
+            ended = read_record(run).true_now.status not in UNFINISHED
             if not ended:
                 yield None, watch
                 pause()
@@ -57,11 +44,3 @@ def _next_bytes(run: RunDirectory, offset: int) -> bytes:
     with run.console.open("rb") as log:
         log.seek(offset)
         return log.read(_CHUNK_BYTES)
-
-
-def _read(run: RunDirectory) -> dict[str, Any]:
-    try:
-        return as_it_is(run.read_record())
-    except FileNotFoundError as fault:
-        remedy = "name a run directory: `spyke-kohya runs` lists them"
-        raise PresetError("this is no recorded run", where=str(run.path), remedy=remedy) from fault
