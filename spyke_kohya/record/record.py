@@ -19,7 +19,7 @@ from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import SpykeError
 from spyke_kohya.files import write_whole
 from spyke_kohya.findings import Finding
-from spyke_kohya.presets.training import Deploy, Evaluate, Expect, Samples
+from spyke_kohya.presets.training import Evaluate, Expect, Samples
 from spyke_kohya.process.process_table import ProcessMark, is_running
 from spyke_kohya.record.redact import Redactor, restored
 from spyke_kohya.record.rundir import RunDirectory
@@ -67,11 +67,18 @@ class SavedState:
     path: str
 
 
+class RecordedDeploy(_Part):
+    """Where the preset would have its checkpoint put; whoever uses the name checks it."""
+
+    to: str | None = None
+    name: str | None = None
+
+
 class PresetDocument(_Part):
     """The training preset as it was in force: its own tables are kept as they are."""
 
     expect: Expect = Expect()
-    deploy: Deploy | None = None
+    deploy: RecordedDeploy = RecordedDeploy()
 
 
 class RecordedPreset(_Part):

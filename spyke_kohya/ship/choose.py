@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spyke_kohya.engine.command import expand_home
-from spyke_kohya.errors import NothingToRank
+from spyke_kohya.errors import DeployError, NothingToRank, UsageError
+from spyke_kohya.presets.training import lora_name
 from spyke_kohya.rank.checkpoints import find_checkpoints
 from spyke_kohya.rank.directory import HeldoutResult, RankResult, rank_best
 from spyke_kohya.record.record import Record, read_record
-from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.record.rundir import RunDirectory, runs_under
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,13 @@ class Shipment:
 
 
 def choose(directory: Path, *, step: int | None = None, name: str | None = None) -> Shipment:
-    """The first checkpoint of the test order in an output or run directory, or that of ``step``.
+    """Return the first checkpoint of the test order in an output or run directory, or that of ``step``.
 
-    ``name`` is what it will be called; else [deploy] name, else the output_name. Raises NothingToRank.
+    ``name`` is what it will be called; else [deploy] name, else the output_name. Raises NothingToRank, and UsageError
+    or DeployError for a name that no LoRA can have.
     """
+    if name is not None:
+        check_name(name)
     result = rank_best(directory)
     record = _record_of(result.run_dir)
     chosen = result.ranking.test_order[0].candidate
@@ -42,7 +46,7 @@ def choose(directory: Path, *, step: int | None = None, name: str | None = None)
     document = record.preset.document
     return Shipment(
         checkpoint=file,
-        name=name or (document.deploy and document.deploy.name) or output_name,
+        name=name or _recorded_name(document.deploy.name, output_name),
         step=chosen.step if step is None else step,
         run=result.run_dir,
         output_name=output_name,
@@ -53,13 +57,30 @@ def choose(directory: Path, *, step: int | None = None, name: str | None = None)
 
 
 def place_on_record(directory: Path) -> str | None:
-    """[deploy] to of the preset that a directory's newest run was started with."""
-    deploy = _record_of(rank_best(directory).run_dir).preset.document.deploy
-    return deploy.to if deploy else None
+    """Return [deploy] to of the preset that a run, or the newest run of an output directory, was started with."""
+    runs = [RunDirectory(directory), *runs_under(directory)]
+    return _record_of(next((run.path for run in runs if run.record.is_file()), None)).preset.document.deploy.to
 
 
-def _record_of(run: Path | None) -> Record:
-    return read_record(RunDirectory(run), or_raise=NothingToRank) if run else Record()
+def check_name(name: str) -> str:
+    """Return the name that a person gave a LoRA. Raises UsageError where it is no plain file's name."""
+    try:
+        return lora_name(name)
+    except ValueError as fault:
+        raise UsageError(f"--name {name!r}: {fault}", remedy="choose another --name") from fault
+
+
+def _recorded_name(named: str | None, output_name: str) -> str:
+    name, where = (output_name, "output_name") if named is None else (named, "[deploy] name")
+    try:
+        return lora_name(name)
+    except ValueError as fault:
+        raise DeployError(f"{where} is {name!r}: {fault}", remedy="give it another name with --name") from fault
+
+
+def _record_of(run_dir: Path | None) -> Record:
+    run = RunDirectory(run_dir) if run_dir else None
+    return read_record(run, or_raise=NothingToRank) if run and run.record.exists() else Record()
 
 
 def _file_of(result: RankResult | HeldoutResult, step: int) -> Path:
