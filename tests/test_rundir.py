@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spyke_kohya.errors import PresetError
-from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.record.rundir import RunDirectory, not_before
 
 NOW = datetime(2026, 2, 20, 10, 15, 30)
 
@@ -73,3 +73,22 @@ def test_events_are_a_line_each(run):
     run.append_event({"event": "b"})
     lines = run.events.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [{"event": "a", "text": "two\nlines"}, {"event": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("standing", "named"),
+    [
+        ([], "20260220-101530-x"),
+        (["20260230-101010-x"], "20260220-101530-x"),
+        (["20260230-101010-x", "20260220-101530-x"], "20260220-101531-x"),
+        (["20991231-235959-x"], "21000101-000000-x"),
+        (["20991231-235959-x", "21000101-000000-x"], "21000101-000001-x"),
+        (["99991231-235959-x"], "20260220-101530-x"),
+    ],
+)
+def test_a_run_is_named_after_the_newest_whose_name_is_a_time(tmp_path, standing, named):
+    for name in standing:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    run = RunDirectory.named(tmp_path, "x", not_before(tmp_path, NOW))
+    assert run.path.name == named
+    run.create()

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, from_json, to_json
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, from_json, to_json
 
 from spyke_kohya.engine.command import expand_tilde
+from spyke_kohya.engine.options import check_option
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import SpykeError
 from spyke_kohya.files import write_whole
@@ -180,6 +181,19 @@ class Record(_Part):
     engine_process: ProcessMark | None = None
     result: Result = Result()
     problems: tuple[str, ...] = Field(default=(), exclude=True)
+
+    @field_validator("settings")
+    @classmethod
+    def _check_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Refuse each value that its option can't have; an option of another engine may be any."""
+        faults = [
+            InitErrorDetails(type=PydanticCustomError("option", "{what}", {"what": fault[1]}), loc=(name,), input=value)
+            for name, value in settings.items()
+            if (fault := check_option(name, value)) and fault[0] != "unknown-key"
+        ]
+        if faults:
+            raise ValidationError.from_exception_data("settings", faults)
+        return settings
 
     @property
     def is_readable(self) -> bool:
