@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from spyke_kohya.process.stop_signals import StopRequest
     from spyke_kohya.rank.directory import Evidence, HeldoutResult, RankResult
     from spyke_kohya.rank.heldout_result import HeldoutRanking
-    from spyke_kohya.report.overview import Deletable, Difference, RunSummary
+    from spyke_kohya.record.runs import Deletable
+    from spyke_kohya.repeat.comparison import Difference
+    from spyke_kohya.report.overview import RunSummary
     from spyke_kohya.run.faults import Notice
     from spyke_kohya.run.launch import Launch
     from spyke_kohya.run.progress import Progress
@@ -309,7 +311,8 @@ def report(
 
 def runs(directory: Path = Path("output")) -> list[RunSummary]:
     """Return what became of every run under a directory, newest first."""
-    from spyke_kohya.report.overview import find_runs, summarize
+    from spyke_kohya.record.runs import find_runs
+    from spyke_kohya.report.overview import summarize
 
     return [summarize(run) for run in find_runs(directory)]
 
@@ -317,21 +320,21 @@ def runs(directory: Path = Path("output")) -> list[RunSummary]:
 def compare(first: Path, second: Path) -> list[Difference]:
     """Return in what two runs differ."""
     from spyke_kohya.record.rundir import RunDirectory
-    from spyke_kohya.report.overview import differences
+    from spyke_kohya.repeat.comparison import differences
 
     return differences(RunDirectory(first), RunDirectory(second))
 
 
 def deletable(directory: Path = Path("output")) -> list[Deletable]:
     """Return what runs left and nothing needs any more."""
-    from spyke_kohya.report.overview import deletable
+    from spyke_kohya.record.runs import deletable
 
-    return deletable(directory, Path(tempfile.gettempdir()))
+    return deletable(directory, Path(tempfile.gettempdir()), datetime.now())
 
 
 def delete(items: Sequence[Deletable]) -> None:
     """Delete for good what ``deletable`` returned."""
-    from spyke_kohya.report.overview import delete
+    from spyke_kohya.record.runs import delete
 
     delete(items)
 

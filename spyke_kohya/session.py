@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spyke_kohya.presets.training import Samples
     from spyke_kohya.process.stop_signals import StopRequest
     from spyke_kohya.rank.directory import HeldoutResult, RankResult
-    from spyke_kohya.record.redact import Redactor
+    from spyke_kohya.record.record import RecordedEngine
     from spyke_kohya.run.launch import Launch
     from spyke_kohya.run.supervision import Listener, Patience
     from spyke_kohya.run.train import Outcome
@@ -49,7 +49,7 @@ class Request:
     loaded: Loaded
     root: Path
     engine: Path | None = None
-    recorded_engine: Mapping[str, Any] | None = None
+    recorded_engine: RecordedEngine | None = None
     lock: Path | None = None
     allow_pickle: bool = False
 
@@ -68,13 +68,6 @@ class Session:
     say: Callable[[str], None] = lambda _: None
     confirm: Callable[[str], bool] = lambda _: False
     decoding: Callable[[], AbstractContextManager[Begin]] = lambda: nullcontext(lambda _: lambda _: None)
-
-    @property
-    def redactor(self) -> Redactor:
-        """What takes secrets and the home directory out of texts."""
-        from spyke_kohya.record.redact import Redactor
-
-        return Redactor(self.environment, self.home)
 
     def load(self, name: str, settings: Sequence[str] = ()) -> Loaded:
         """Read a preset by its path or bare name, with ``settings`` put over it."""
@@ -118,7 +111,7 @@ class Session:
         self,
         loaded: Loaded | None,
         named: Path | None,
-        recorded: Mapping[str, Any] | None = None,
+        recorded: RecordedEngine | None = None,
         *,
         must_exist: bool = True,
     ) -> Engine:
@@ -129,7 +122,7 @@ class Session:
         return find_engine(
             given=named.absolute() if named else None,
             environment=self.environment,
-            preset_engine=recorded["directory"] if recorded else preset_engine,
+            preset_engine=recorded.directory if recorded else preset_engine,
             root=self.root,
             own_python=Path(sys.executable),
             must_exist=must_exist,
@@ -304,13 +297,13 @@ class Session:
     ) -> tuple[Path, Path]:
         """Render the checkpoints to look at; return the folder of the pictures, and the contact sheet."""
         from spyke_kohya.evaluate.recorded_run import read_subject
-        from spyke_kohya.evaluate.samples import lay_out, render, samples_of
+        from spyke_kohya.evaluate.samples import lay_out, render
         from spyke_kohya.rank.directory import rank_best
         from spyke_kohya.report.contact_sheet import write_contact_sheet
 
         subject = read_subject(run, name)
         found = replace(self, root=subject.root).find_engine(None, engine or subject.engine_dir)
-        settings = self._samples_in(preset) if preset else samples_of(subject.record)
+        settings = self._samples_in(preset) if preset else subject.record.samples
         trials = rank_best(subject.run.path, name=name).ranking.test_order
         grid = lay_out(settings, [trial.candidate for trial in trials if trial.candidate.file], subject.base)
         self.say(f"{len(grid.pictures)} pictures: {len(grid.rows)} x {', '.join(grid.columns)}")
@@ -381,9 +374,9 @@ class Session:
     def _in_use(self, loaded: Loaded) -> list[Finding]:
         if loaded.training is None:
             return []
+        from spyke_kohya.audit.output import check_in_use
         from spyke_kohya.engine.command import expand_home
         from spyke_kohya.presets.loading import shown_path
-        from spyke_kohya.record.in_use import check_in_use
 
         output_dir = self.root / str(expand_home("output_dir", loaded.training.options["output_dir"]))
         return check_in_use(output_dir, shown_path(loaded.path, self.root))
@@ -416,12 +409,13 @@ class Session:
     def _clear_stale(self, output_dir: Path, end_stale: bool) -> None:
         """Say which runs here ended without an end on record; end what is left of them only where that is allowed."""
         from spyke_kohya.process.process_table import end_group
-        from spyke_kohya.record.exclusive import STALE, mark_stale, stale_runs
+        from spyke_kohya.record.exclusive import mark_stale, stale_runs
+        from spyke_kohya.record.record import STALE
 
         for stale in stale_runs(output_dir):
             name = stale.run.path.name
             if not stale.is_marked:
-                mark_stale(stale, datetime.now(), self.redactor)
+                mark_stale(stale, datetime.now())
                 self.say(f"stale: {name}: {STALE}")
             if not stale.left:
                 continue

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from spyke_kohya.errors import UsageError
 from spyke_kohya.rank.checkpoints import find_checkpoints, merged_facts, place, recorded
 from spyke_kohya.rank.training_info import Facts, facts_from_metadata, facts_from_run
+from spyke_kohya.record.record import Record, parse_record
 
 
 def save(path, **metadata):
@@ -79,14 +80,14 @@ def test_odd_metadata_read_as_unknown(datasets):
 
 
 def test_a_run_s_record_may_hold_anything_or_nothing():
-    assert facts_from_run({}) == Facts()
-    assert facts_from_run({"plan": None, "settings": [], "output_name": 3}) == Facts()
+    assert facts_from_run(Record()) == Facts()
+    assert facts_from_run(parse_record({"plan": None, "settings": [], "output_name": 3})) == Facts()
     record = {
         "output_name": "spyke",
         "plan": {"batches_per_epoch": 460, "gradient_accumulation_steps": 1},
         "settings": {"train_batch_size": 1, "min_snr_gamma": None},
     }
-    assert facts_from_run(record) == Facts("spyke", 460, 1, 1, None)
+    assert facts_from_run(parse_record(record)) == Facts("spyke", 460, 1, 1, None)
 
 
 def test_the_record_of_a_run_knows_true_steps_and_problems(tmp_path):
@@ -105,7 +106,7 @@ def test_the_record_of_a_run_knows_true_steps_and_problems(tmp_path):
     record += [entries[3] | {"size_bytes": size}]
     elsewhere = tmp_path / "kept" / "a-step00000010.safetensors"
     record += [{"file": "kept/a-step00000010.safetensors", "step": 18, "problem": ""} | _size_of(elsewhere)]
-    known = recorded(find_checkpoints(tmp_path, "a"), record, tmp_path)
+    known = recorded(find_checkpoints(tmp_path, "a"), parse_record({"checkpoints": record}).checkpoints, tmp_path)
     assert [(one.file.relative_to(tmp_path).as_posix(), one.step, one.problem) for one in known] == [
         ("a-step00000010.safetensors", 10, "replaced"),
         ("a-step00000013.safetensors", 13, ""),
@@ -117,7 +118,7 @@ def test_the_record_of_a_run_knows_true_steps_and_problems(tmp_path):
 def test_a_record_of_a_file_that_is_another_by_now_says_nothing(tmp_path):
     save_file({"x": np.ones(2, np.float32)}, tmp_path / "a-step00000013.safetensors", {"ss_steps": "5"})
     record = [{"file": "a-step00000013.safetensors", "step": 13, "problem": "spoiled", "size_bytes": 1}, {"odd": 1}]
-    (one,) = recorded(find_checkpoints(tmp_path), record, tmp_path)
+    (one,) = recorded(find_checkpoints(tmp_path), parse_record({"checkpoints": record}).checkpoints, tmp_path)
     assert (one.step, one.problem) == (5, "")
 
 

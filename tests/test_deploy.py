@@ -278,6 +278,10 @@ def test_a_name_that_is_no_plain_file_name_is_refused_wherever_it_comes_from(run
     with pytest.raises(ValueError, match="name"):
         Deploy(to=str(comfy), name=name)
     change_record(run, preset={"document": {"deploy": {"to": str(comfy), "name": name}}})
+    if name == "\udcff":  # that is no JSON
+        with pytest.raises(NothingToRank, match="record can't be read"):
+            choose(run)
+        return
     with pytest.raises(DeployError, match=r"\[deploy\] name") as fault:
         choose(run)
     assert "--name" in fault.value.remedy

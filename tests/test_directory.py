@@ -171,7 +171,7 @@ def test_a_directory_that_is_none_is_a_slip_of_the_command(tmp_path):
 def test_a_run_record_that_is_cut_short_is_refused(tmp_path):
     run = make_run(tmp_path, "20260220-000000-spyke", table(LOSSES))
     (run / "run.json").write_text('{"output_name": ')
-    with pytest.raises(NothingToRank, match="not JSON"):
+    with pytest.raises(NothingToRank, match="this run's record can't be read"):
         rank_directory(run)
 
 

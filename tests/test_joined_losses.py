@@ -47,7 +47,7 @@ def test_a_last_step_of_fewer_batches_weighs_less():
 def run_in(folder: Path, name: str, resumed_from: dict | None = None, *, events: bool = True) -> RunDirectory:
     run = RunDirectory(folder / name)
     run.path.mkdir(parents=True)
-    run.write_record({"resumed_from": resumed_from})
+    run.record.write_text(json.dumps({"resumed_from": resumed_from}))
     if events:
         run.tensorboard.mkdir()
         shutil.copy(TRANSCRIPTS / "two_epochs.tfevents", run.tensorboard / "events.out.tfevents.0.fake")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,17 @@ from PIL import Image
 from spyke_kohya.engine.events import CheckpointAnnounced, Step
 from spyke_kohya.errors import PresetError
 from spyke_kohya.process.process_table import mark_of
+from spyke_kohya.rank.logs import read_losses
+from spyke_kohya.record.exclusive import output_lock
 from spyke_kohya.record.rundir import RunDirectory
-from spyke_kohya.report.overview import deletable, delete, differences, find_runs, summarize
+from spyke_kohya.record.runs import deletable, delete, find_runs
+from spyke_kohya.repeat.comparison import differences
+from spyke_kohya.report.overview import summarize
 from spyke_kohya.run.watch import follow
 from tests.commands import PROJECT, spyke
 from tests.recorded import record_run
 
+NOW = datetime(2026, 3, 1)
 TRANSCRIPT = Path(__file__).parent / "data" / "transcripts" / "seed_reg.raw"
 
 
@@ -101,7 +107,7 @@ def test_only_states_that_no_run_needs_may_go(tmp_path, runs, status, goes):
     set_status(runs[0], status)
     old = make_state(runs[0].parents[1], "first-000001", 100)
     new = make_state(runs[0].parents[1], "first-000002", 0)
-    found = deletable(tmp_path, tmp_path / "scratch")
+    found = deletable(tmp_path, tmp_path / "scratch", NOW)
     assert [item.path for item in found] == [{"old": old, "new": new}[which] for which in goes]
     assert all(item.size_bytes == 1000 for item in found)
 
@@ -111,9 +117,80 @@ def test_the_states_of_a_resumed_run_go_too(tmp_path, runs):
     (runs[0] / "segment").mkdir()
     newer = make_state(runs[0] / "segment", "first-000002", 0)
     set_status(runs[0], "interrupted")
-    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch")] == [first]
+    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch", NOW)] == [first]
     set_status(runs[0], "finished")
-    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch")] == [first, newer]
+    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch", NOW)] == [first, newer]
+
+
+def test_a_failed_run_keeps_its_newest_state_whatever_else_finished_there(tmp_path):
+    failed = record_run(tmp_path, "first", stamp="20260220-101530", status="failed")
+    output = failed.parents[1]
+    other = record_run(tmp_path, "second", stamp="20260221-101530")
+    shutil.move(other, failed.parent)
+    record = json.loads((failed / "run.json").read_text())
+    old, newest, half = (make_state(output, f"first-00000{n}", 0) for n in (1, 2, 3))
+    states = [{"epoch": n, "step": 40 * n, "path": str(path)} for n, path in ((1, old), (2, newest))]
+    (failed / "run.json").write_text(json.dumps(record | {"states": states}))
+    done = make_state(output, "second-000001", 0)
+    own = make_state(output, "notes-on-my", 0)
+    assert [item.path for item in deletable(tmp_path, tmp_path / "scratch", NOW)] == [old, done]
+    assert all(path.is_dir() for path in (newest, half, own))
+
+
+def test_a_run_that_was_gone_on_with_keeps_what_the_later_one_needs(tmp_path, runs):
+    output = runs[0].parents[1]
+    set_status(runs[0], "failed")
+    state = make_state(output, "first-000001", 0)
+    resumed = shutil.copytree(runs[0], runs[0].with_name("20260222-101530-first"))
+    record = json.loads((resumed / "run.json").read_text())
+    record["resumed_from"] = {"run": runs[0].name, "step": 40}
+    record["states"] = [{"epoch": 1, "step": 40, "path": str(state)}]
+    (resumed / "run.json").write_text(json.dumps(record))
+    assert deletable(output, tmp_path / "scratch", NOW) == []
+    set_status(resumed, "finished")
+    assert [item.path for item in deletable(output, tmp_path / "scratch", NOW)] == [state]
+
+
+def test_nothing_goes_while_a_run_holds_the_directory_or_its_record_can_not_be_read(tmp_path, runs):
+    state = make_state(runs[0].parents[1], "first-000001", 0)
+    with output_lock(runs[0].parents[1]):
+        assert deletable(tmp_path, tmp_path / "scratch", NOW) == []
+    (runs[0] / "run.json").write_text("{")
+    assert deletable(tmp_path, tmp_path / "scratch", NOW) == []
+    assert state.is_dir()
+
+
+def test_a_state_elsewhere_and_a_link_are_left_alone(tmp_path, runs):
+    elsewhere = make_state(tmp_path, "first-000001", 0)
+    (runs[0].parents[1] / "first-000002-state").symlink_to(elsewhere)
+    record = json.loads((runs[0] / "run.json").read_text())
+    states = [{"epoch": 1, "step": 40, "path": str(elsewhere)}]
+    (runs[0] / "run.json").write_text(json.dumps(record | {"states": states}))
+    assert deletable(tmp_path, tmp_path / "scratch", NOW) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["1,1,1\n99999999999999999999,1,1\n", "1,1," + "1" * 200_000 + "\n2,1,1\n", '1,1,1\n"2,1,1\n3,1,1\n']
+)
+def test_damaged_losses_are_named_and_hide_no_other_run(tmp_path, runs, text):
+    (runs[0] / "losses.csv").write_text(f"step,loss,avr_loss\n{text}")
+    done = spyke("runs", tmp_path)
+    assert (done.returncode, done.stdout.count("finished")) == (0, 2), done.stderr
+    assert f"{runs[0].name}: not read: losses.csv: line " in done.stdout
+    assert spyke("rank", runs[0]).returncode == 7
+    assert spyke("report", runs[0]).returncode == 0
+
+
+def test_a_damaged_event_file_costs_itself(tmp_path, runs):
+    (runs[0] / "losses.csv").unlink()
+    (runs[0] / "tensorboard").mkdir()
+    events = TRANSCRIPT.with_name("two_epochs.tfevents").read_bytes()
+    (runs[0] / "tensorboard/events.out.tfevents.1").write_bytes(events)
+    (runs[0] / "tensorboard/events.out.tfevents.2").write_bytes(events[:100] + b"\xff" * 8 + events[100:])
+    os.mkfifo(runs[0] / "tensorboard/events.out.tfevents.3")
+    done = spyke("runs", tmp_path)
+    assert (done.returncode, done.stdout.count("finished")) == (0, 2), done.stderr
+    assert read_losses(runs[0] / "tensorboard").problems[0].startswith("events.out.tfevents.2: not a TensorBoard event")
 
 
 def test_a_run_whose_wrapper_was_killed_is_stale_and_not_running(tmp_path, runs):
@@ -137,7 +214,7 @@ def test_scratch_of_smoke_runs_goes_after_a_day(tmp_path):
         (tmp_path / name).mkdir()
         stamp = (tmp_path / name).stat().st_mtime - age
         os.utime(tmp_path / name, (stamp, stamp))
-    found = deletable(tmp_path / "output", tmp_path)
+    found = deletable(tmp_path / "output", tmp_path, datetime.now())
     assert [item.path.name for item in found] == ["spyke-smoke-1"]
     delete(found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "spyke-smoke-2"]

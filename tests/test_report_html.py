@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spyke_kohya.findings import warning
 from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate
+from spyke_kohya.record.record import parse_record
 from spyke_kohya.report.chart import MOST_POINTS, decimated, loss_chart
 from spyke_kohya.report.data import TagTable, read_story
 from spyke_kohya.report.deviations import deviations
@@ -78,12 +80,8 @@ def test_the_page_tells_all_there_is(run, page):
 
 def hostile_story(run: Path):
     story = read_story(run)
-    record = {
-        **story.record,
-        "reason": HOSTILE,
-        "findings": [{"code": "x", "severity": "warning", "where": HOSTILE, "message": HOSTILE, "remedy": HOSTILE}],
-        "machine": {"system": HOSTILE},
-    }
+    finding = warning("x", HOSTILE, HOSTILE, HOSTILE)
+    record = story.record.changed(reason=HOSTILE, findings=[finding], machine={"system": HOSTILE})
     named = run / f"{HOSTILE.replace('/', '')}.safetensors"
     named.touch()
     rows = tuple(replace(row, candidate=Candidate(row.step, named)) for row in story.result.ranking.rows)
@@ -169,14 +167,15 @@ def test_the_run_of_record_says_why_it_was_twice_as_long(tmp_path):
         ({"plan": {"total_steps": 100}, "status": "running"}, None, 40, []),
         ({"plan": {"total_steps": 100}, "reason": "stopped by SIGINT"}, None, 40,
          ["40 of 100 steps run: stopped by SIGINT."]),
-        ({"plan": {"total_steps": 100, "checkpoints": [{"file": "a"}]}, "result": {"checkpoints": []}}, None, 100,
+        ({"plan": {"total_steps": 100, "checkpoints": [{"step": 9, "file": "a"}]}, "result": {"status": "failed"}},
+         None, 100,
          ["1 of the planned checkpoints were not saved whole: a."]),
         ({"plan": {"total_steps": 300}}, 100, 300,
          ["100 steps planned, 300 run, for a reason that the record doesn't show."]),
     ],
 )  # fmt: skip
 def test_deviations_are_told_and_only_those(record, planned, run, told):
-    assert deviations(record, planned, run) == told
+    assert deviations(parse_record(record), planned, run) == told
 
 
 def complaints(opened) -> list[str]:

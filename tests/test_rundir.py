@@ -1,14 +1,13 @@
 """The run directory: its names, and that what is read there is never half."""
 
 import json
-import threading
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from spyke_kohya.errors import PresetError
-from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.record.rundir import RunDirectory, not_before
 
 NOW = datetime(2026, 2, 20, 10, 15, 30)
 
@@ -69,39 +68,27 @@ def test_an_output_directory_that_can_not_be_written(tmp_path, blocked):
     assert "output_dir" in caught.value.remedy
 
 
-def test_a_record_comes_back_as_it_was(run):
-    run.write_record({"status": "running", "name": "spÿke 🐱"})
-    assert run.read_record() == {"status": "running", "name": "spÿke 🐱"}
-    assert "spÿke 🐱" in run.record.read_text(encoding="utf-8")
-
-
-def test_a_reader_never_sees_half_a_record(run):
-    run.write_record({"number": 0, "weight": ""})
-    done = threading.Event()
-    seen = []
-
-    def read():
-        while not done.is_set():
-            record = run.read_record()
-            seen.append((record["number"], len(record["weight"])))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(1, 60):
-        run.write_record({"number": number, "weight": "x" * (number * 5000)})
-    done.set()
-    reader.join()
-    assert seen
-    assert {(number, number * 5000) for number, _ in seen} == set(seen), f"{len(seen)} reads"
-
-
-def test_writing_leaves_nothing_beside(run):
-    run.write_text(run.losses, "step\n1\n")
-    assert [file.name for file in run.path.iterdir()] == ["losses.csv"]
-
-
 def test_events_are_a_line_each(run):
     run.append_event({"event": "a", "text": "two\nlines"})
     run.append_event({"event": "b"})
     lines = run.events.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [{"event": "a", "text": "two\nlines"}, {"event": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("standing", "named"),
+    [
+        ([], "20260220-101530-x"),
+        (["20260230-101010-x"], "20260220-101530-x"),
+        (["20260230-101010-x", "20260220-101530-x"], "20260220-101531-x"),
+        (["20991231-235959-x"], "21000101-000000-x"),
+        (["20991231-235959-x", "21000101-000000-x"], "21000101-000001-x"),
+        (["99991231-235959-x"], "20260220-101530-x"),
+    ],
+)
+def test_a_run_is_named_after_the_newest_whose_name_is_a_time(tmp_path, standing, named):
+    for name in standing:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    run = RunDirectory.named(tmp_path, "x", not_before(tmp_path, NOW))
+    assert run.path.name == named
+    run.create()

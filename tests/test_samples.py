@@ -12,9 +12,10 @@ from PIL import Image
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError, PresetError
 from spyke_kohya.evaluate.recorded_run import Subject
-from spyke_kohya.evaluate.samples import lay_out, render, samples_of
+from spyke_kohya.evaluate.samples import lay_out, render
 from spyke_kohya.presets.training import Samples
 from spyke_kohya.rank.result import Candidate
+from spyke_kohya.record.record import Record
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.report.contact_sheet import write_contact_sheet
 
@@ -45,7 +46,7 @@ def subject(tmp_path) -> Subject:
         file.write_bytes(b"weights")
     candidates = tuple(Candidate(step, file) for step, file in zip((1400, 1200), files, strict=True))
     settings = {"pretrained_model_name_or_path": "base.safetensors", "clip_skip": 2}
-    return Subject(run, tmp_path, {}, settings, "cpu", candidates, ())
+    return Subject(run, tmp_path, Record(), settings, "cpu", candidates, ())
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_prompt_that_would_be_read_as_options_is_refused(subject, prompt):
 
 def test_no_prompts_are_said_to_be_missing(subject):
     with pytest.raises(PresetError, match="no prompts"):
-        lay_out(samples_of({}), subject.candidates, subject.base)
+        lay_out(Samples(), subject.candidates, subject.base)
 
 
 def test_the_sheet_shows_every_picture_at_its_place(tmp_path):

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.engine.command import expand_home
+from spyke_kohya.errors import SpykeError
 from spyke_kohya.findings import Finding, error, warning
 from spyke_kohya.plan.plan import Plan
+from spyke_kohya.record.exclusive import live_run
 
 
 def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, where: str) -> list[Finding]:
@@ -32,6 +34,18 @@ def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, wher
         *_name(str(options["output_name"]), where),
         *_overwritten(directory, plan, place),
     ]
+
+
+def check_in_use(output_dir: Path, where: str) -> list[Finding]:
+    """Return ``output.in-use`` where a run that is on record here still runs; the launch itself asks the lock."""
+    try:
+        running = live_run(output_dir)
+    except (OSError, SpykeError):  # a name that is too long; a folder that may not be listed
+        return []
+    if not running:
+        return []
+    message, remedy = f"a run is writing into it: {running.rstrip(',')}", "wait until it has ended, or name another"
+    return [error("output.in-use", f"{where}: [train_network] output_dir", message, remedy)]
 
 
 def nearest_that_stands(directory: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spyke_kohya.cli.group import FILE, JSON, cli
-from spyke_kohya.cli.terminal import print_json, terminal_width
+from spyke_kohya.cli.terminal import print_json, say, terminal_width
 from spyke_kohya.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def show_heldout(result: HeldoutResult, png: Path | None) -> None:
 def show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
 
+    for problem in result.problems:
+        say(f"not read: {problem}")
     if isinstance(result, HeldoutResult):
         show_heldout(result, png)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -22,7 +23,8 @@ from spyke_kohya.errors import UsageError
 @JSON
 def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, as_json: bool) -> None:
     """All runs under DIR (default: output), newest first; or two runs, and in what they differ."""
-    from spyke_kohya.report.overview import find_runs, summarize
+    from spyke_kohya.record.runs import find_runs
+    from spyke_kohya.report.overview import summarize
     from spyke_kohya.report.runs_text import runs_table
 
     if len(paths) > 2:
@@ -41,7 +43,8 @@ def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, a
 
 def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None:
     from spyke_kohya.record.rundir import RunDirectory
-    from spyke_kohya.report.overview import differences, ranked, summarize
+    from spyke_kohya.repeat.comparison import differences
+    from spyke_kohya.report.overview import ranked, summarize
     from spyke_kohya.report.runs_text import comparison_text, write_comparison_png
 
     pair = [RunDirectory(path) for path in (first, second)]
@@ -60,10 +63,10 @@ def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None
 
 
 def _collect_garbage(directory: Path, yes: bool, as_json: bool) -> None:
-    from spyke_kohya.report.overview import deletable, delete
+    from spyke_kohya.record.runs import deletable, delete
     from spyke_kohya.report.runs_text import deletable_text
 
-    found = deletable(directory, Path(tempfile.gettempdir()))
+    found = deletable(directory, Path(tempfile.gettempdir()), datetime.now())
     if as_json:
         print_json([{**asdict(item), "path": str(item.path)} for item in found])
     else:

@@ -17,9 +17,9 @@ def watch_command(directory: Path) -> None:
     """Follow a live run from another terminal. Ctrl-C ends the watching, and not the run."""
     import time
 
-    from spyke_kohya.record.exclusive import as_it_is
+    from spyke_kohya.record.record import read_record
     from spyke_kohya.record.rundir import RunDirectory
-    from spyke_kohya.report.overview import find_runs
+    from spyke_kohya.record.runs import find_runs
     from spyke_kohya.run.watch import follow
 
     newest = next(iter(find_runs(directory)), None)
@@ -31,5 +31,5 @@ def watch_command(directory: Path) -> None:
                 display(event, progress)
     except KeyboardInterrupt as stop:
         raise Interrupted("no longer watching; the run goes on", where=str(run.path)) from stop
-    record = as_it_is(run.read_record())
-    click.echo(f"{record['status']}{': ' + record['reason'] if record['reason'] else ''}")
+    record = read_record(run).true_now
+    click.echo(f"{record.status}{': ' + record.reason if record.reason else ''}")

@@ -121,8 +121,8 @@ def _format() -> str:
 
 def _picture(values: list[Any]) -> Picture:
     """Return a picture from its fields as JSON has them."""
-    named: dict[str, Any] = dict(zip(_FIELDS, values, strict=True))
-    return Picture(**{name: tuple(value) if isinstance(value, list) else value for name, value in named.items()})
+    fields_of_it: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
+    return Picture(*fields_of_it)
 
 
 def _stamp(path: str) -> _Stamp | None:

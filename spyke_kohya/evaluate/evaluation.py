@@ -159,10 +159,10 @@ class _Listener:
 
 
 def _seconds_per_forward(subject: Subject) -> float | None:
-    result, plan = subject.table("result"), subject.table("plan")
-    steps, seconds = result.get("steps"), result.get("duration_s")
-    if not steps or not seconds:
+    record = subject.record
+    pace = record.result.seconds_per_step
+    if not pace:
         return None
     passes = _FORWARDS_PER_STEP_CHECKPOINTED if subject.settings.get("gradient_checkpointing") else _FORWARDS_PER_STEP
-    batch = max(dataset.batch_size for dataset in subject.datasets) * (plan.get("gradient_accumulation_steps") or 1)
-    return float(seconds / steps / passes / batch)
+    batch = max(dataset.batch_size for dataset in subject.datasets) * (record.plan.gradient_accumulation_steps or 1)
+    return pace / passes / batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from spyke_kohya.presets.dataset import parse_dataset_config
 from spyke_kohya.presets.resolved import ResolvedDataset, resolve
 from spyke_kohya.rank.checkpoints import Checkpoint, find_checkpoints, one_per_step, place, recorded
 from spyke_kohya.rank.result import Candidate
+from spyke_kohya.record.record import Record, read_record
 from spyke_kohya.record.rundir import RunDirectory, runs_under
 
 
@@ -23,13 +23,11 @@ from spyke_kohya.record.rundir import RunDirectory, runs_under
 class Subject:
     """A recorded run. ``root`` is the directory that its relative paths start from; ``settings`` are the options of
     train_network.py that were in force; ``candidates`` its checkpoints, one a step, each with a file.
-
-    ``record`` is the whole of run.json.
     """
 
     run: RunDirectory
     root: Path
-    record: Mapping[str, Any]
+    record: Record
     settings: Mapping[str, Any]
     target: Target
     candidates: tuple[Candidate, ...]
@@ -38,13 +36,13 @@ class Subject:
     @property
     def heldout_dir(self) -> Path | None:
         """The folder of held-out pictures that the run's preset named."""
-        named = self.table("evaluate").get("heldout_dir")
+        named = self.record.evaluate.heldout_dir
         return self.root / Path(named).expanduser() if named else None
 
     @property
     def engine_dir(self) -> Path | None:
         """The engine that trained this run, where it is still there."""
-        named = self.table("engine").get("directory")
+        named = self.record.engine.directory
         directory = Path(named).expanduser() if named else None
         return directory if directory and directory.is_dir() else None
 
@@ -57,10 +55,6 @@ class Subject:
         value = self.settings.get(option)
         return self.root / Path(str(value)).expanduser() if value else None
 
-    def table(self, name: str) -> Mapping[str, Any]:
-        value = self.record.get(name)
-        return value if isinstance(value, dict) else {}
-
 
 def read_subject(directory: Path, name: str | None = None) -> Subject:
     """The run of a run directory, or the newest one of an output directory (of the training ``name``).
@@ -68,22 +62,20 @@ def read_subject(directory: Path, name: str | None = None) -> Subject:
     Raises UsageError when there is none or its record can't be used, NothingToRank when it left no checkpoint.
     """
     run = _find_run(directory.absolute(), name)
-    record = _read_record(run)
-    root = Path(record.get("cwd") or run.output_dir)
-    plan, settings = record.get("plan") or {}, record.get("settings") or {}
-    found = find_checkpoints(run.output_dir, name or record.get("output_name"))
-    found = recorded(found, record.get("checkpoints") or (), run.output_dir)
-    candidates = one_per_step(place(found, plan.get("steps_per_epoch"), plan.get("total_steps")))
+    record = read_record(run, or_raise=UsageError)
+    found = find_checkpoints(run.output_dir, name or record.output_name)
+    found = recorded(found, record.checkpoints, run.output_dir)
+    candidates = one_per_step(place(found, record.plan.steps_per_epoch, record.plan.total_steps))
     if not candidates:
         raise NothingToRank("no readable checkpoint of this run", where=str(run.output_dir))
     return Subject(
         run=run,
-        root=root,
+        root=Path(record.cwd or run.output_dir),
         record=record,
-        settings={**settings, **_from_metadata(found)},
-        target=record.get("target") or "cpu",
+        settings={**record.settings, **_from_metadata(found)},
+        target=record.target or "cpu",
         candidates=tuple(candidates),
-        datasets=_read_datasets(run, settings),
+        datasets=_read_datasets(run, record.settings),
     )
 
 
@@ -91,20 +83,13 @@ def _find_run(directory: Path, name: str | None) -> RunDirectory:
     if RunDirectory(directory).record.is_file():
         return RunDirectory(directory)
     for run in runs_under(directory):
-        if run.record.is_file() and name in (None, _read_record(run).get("output_name")):
+        if run.record.is_file() and name in (None, read_record(run).output_name):
             return run
     raise UsageError(
         "no recorded run here",
         where=str(directory),
         remedy="give a run directory, or the output directory of a run that spyke-kohya started",
     )
-
-
-def _read_record(run: RunDirectory) -> dict[str, Any]:
-    try:
-        return run.read_record()
-    except (OSError, json.JSONDecodeError) as fault:
-        raise UsageError(f"the run's record can't be read: {fault}", where=str(run.record)) from fault
 
 
 def _from_metadata(found: list[Checkpoint]) -> dict[str, Any]:

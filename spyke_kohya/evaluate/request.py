@@ -15,6 +15,7 @@ from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError, PresetError
 from spyke_kohya.evaluate.evaluated_pictures import Picture
 from spyke_kohya.evaluate.recorded_run import Subject
+from spyke_kohya.files import write_whole
 from spyke_kohya.rank.heldout_file import BASE, BASE_AGAIN, COLUMNS, Row, read_rows
 from spyke_kohya.rank.result import Candidate
 from spyke_kohya.record.rundir import RunDirectory
@@ -113,8 +114,8 @@ def write_request(run: RunDirectory, request: Request) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(row.cells() for row in request.rows)
-    run.write_text(run.evaluation, text.getvalue())
-    run.write_text(run.evaluation_request, json.dumps(request.document, indent=1, ensure_ascii=False) + "\n")
+    write_whole(run.evaluation, text.getvalue())
+    write_whole(run.evaluation_request, json.dumps(request.document, indent=1, ensure_ascii=False) + "\n")
 
 
 def _measured(run: RunDirectory, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Row]]:

@@ -10,9 +10,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from spyke_kohya.engine.command import program_environment
 from spyke_kohya.engine.release import Engine
@@ -51,17 +48,6 @@ class Grid:
     def pictures(self) -> list[Cell]:
         """Every picture once."""
         return list({cell.file: cell for row in self.cells for cell in row}.values())
-
-
-def samples_of(record: Mapping[str, Any]) -> Samples:
-    """What the run's preset asked for. Raises PresetError when it has no prompts."""
-    try:
-        settings = Samples.model_validate(record.get("samples") or {})
-    except ValidationError as fault:
-        raise PresetError(
-            f"the run's [samples] can't be read: {fault.error_count()} faults", where="run.json"
-        ) from fault
-    return settings
 
 
 def lay_out(settings: Samples, checkpoints: Sequence[Candidate], base: Path) -> Grid:

@@ -36,7 +36,8 @@ class Scalar:
 
 def find_event_files(logging_dir: Path) -> list[Path]:
     """Event files anywhere under ``logging_dir``, by name, and so by the time they were begun."""
-    return sorted(logging_dir.rglob("events.out.tfevents.*"), key=lambda path: (path.name, str(path)))
+    found = (path for path in logging_dir.rglob("events.out.tfevents.*") if path.is_file())
+    return sorted(found, key=lambda path: (path.name, str(path)))
 
 
 def read_scalars(path: Path, offset: int = 0) -> tuple[list[Scalar], int]:
@@ -89,6 +90,8 @@ def _read_event(data: bytes, start: int, end: int, scalars: list[Scalar]) -> Non
             wall_time = _double_at(data, at)[0]
         elif number == 2 and wire == _VARINT:
             step = _varint(data, at)[0]
+            if step >= 1 << 63:
+                raise ValueError("a step below 0")
         elif number == 5 and wire == _BYTES:
             values += [(a, b) for n, w, a, b in _fields(data, at, stop) if n == 1 and w == _BYTES]
     for at, stop in values:

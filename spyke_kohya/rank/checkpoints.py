@@ -11,6 +11,7 @@ from spyke_kohya.errors import UsageError
 from spyke_kohya.formats.tensor_file import TensorFileError, read_header
 from spyke_kohya.rank.result import Candidate
 from spyke_kohya.rank.training_info import Facts, facts_from_metadata, steps_in
+from spyke_kohya.record.record import SavedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,18 @@ def find_checkpoints(directory: Path, name: str | None = None) -> list[Checkpoin
     return sorted(chosen, key=lambda one: (one.step is None, one.step or 0, one.file.name))
 
 
-def recorded(
-    checkpoints: Iterable[Checkpoint], record: Iterable[Mapping[str, object]], directory: Path
-) -> list[Checkpoint]:
+def recorded(checkpoints: Iterable[Checkpoint], record: Iterable[SavedCheckpoint], directory: Path) -> list[Checkpoint]:
     """The checkpoints as their run's record knows them: by their true steps, with the problems that were found.
 
     sd-scripts counts the steps of a resumed run from 1 in the files' own metadata, and the record has read each tensor.
-    ``record`` is the list ``checkpoints`` of a run.json; an entry holds as long as the file has the recorded size.
+    ``record`` is what a run recorded of its checkpoints; it holds as long as the file has the recorded size.
     """
     found = {one.file: one for one in checkpoints}
-    for entry in record:
-        match entry:
-            case {"file": str(name), "step": int(step), "size_bytes": int(size), "problem": str(problem)}:
-                file = directory / name
-                if file.is_file() and file.stat().st_size == size:
-                    one = found.get(file) or read_checkpoint(file)
-                    found[file] = replace(one, step=step, problem=one.problem or problem)
+    for saved in record:
+        file = directory / saved.file
+        if file.is_file() and file.stat().st_size == saved.size_bytes:
+            one = found.get(file) or read_checkpoint(file)
+            found[file] = replace(one, step=saved.step, problem=one.problem or saved.problem)
     return sorted(found.values(), key=lambda one: (one.step is None, one.step or 0, one.file.name))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from spyke_kohya.rank.norms import blown_up, weight_norm
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate, Measure, Ranking
 from spyke_kohya.rank.training_info import Facts, facts_from_run
+from spyke_kohya.record.record import Record, read_record
 from spyke_kohya.record.rundir import RunDirectory, runs_under
 
 Evidence = Literal["avr_loss", "loss", "heldout"]
@@ -37,33 +38,36 @@ Evidence = Literal["avr_loss", "loss", "heldout"]
 
 @dataclass(frozen=True)
 class RankResult:
-    """A ranking and what it was made from; ``title`` names the training."""
+    """A ranking and what it was made from; ``title`` names the training, ``problems`` what of its run can't be read."""
 
     title: str
     directory: Path
     run_dir: Path | None
     curve: LossCurve
     ranking: Ranking
+    problems: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The shape of ``rank --json``; ``directory`` is where its files are."""
         run_dir = str(self.run_dir) if self.run_dir else None
-        return {**self.ranking.to_dict(), "title": self.title, "directory": str(self.directory), "run_dir": run_dir}
+        places = {"title": self.title, "directory": str(self.directory), "run_dir": run_dir}
+        return {**self.ranking.to_dict(), **places, "problems": list(self.problems)}
 
 
 @dataclass(frozen=True)
 class HeldoutResult:
-    """A ranking by held-out loss and what it was made from; ``title`` names the training."""
+    """A ranking by held-out loss and what it was made from; ``problems`` names what of its run can't be read."""
 
     title: str
     directory: Path
     run_dir: Path
     ranking: HeldoutRanking
+    problems: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The shape of ``rank --by heldout --json``; ``directory`` is where its files are."""
         places = {"title": self.title, "directory": str(self.directory), "run_dir": str(self.run_dir)}
-        return {**self.ranking.to_dict(), **places}
+        return {**self.ranking.to_dict(), **places, "problems": list(self.problems)}
 
 
 def rank_best(
@@ -100,10 +104,19 @@ def rank_heldout(run_dir: Path, output_dir: Path) -> HeldoutResult:
         step: weight_norm(file).total for step, file in zip(steps, evaluation.files, strict=True) if file.is_file()
     }
     leaps = blown_up([norms[step] for step in sorted(norms)])
-    source = _losses_in(RunDirectory(run_dir))
-    averages = read_losses(source).averages_at(steps) if source else {}
+    averages, problems = _averages_at(steps, RunDirectory(run_dir))
     context = Context(norms, averages, tuple(sorted(norms)[i] for i in leaps))
-    return HeldoutResult(run_dir.name, output_dir, run_dir, judge_heldout(evaluation, context))
+    return HeldoutResult(run_dir.name, output_dir, run_dir, judge_heldout(evaluation, context), problems)
+
+
+def _averages_at(steps: Sequence[int], run: RunDirectory) -> tuple[dict[int, float], tuple[str, ...]]:
+    """Return avr_loss at those steps, which is shown beside the held-out losses alone, and why it can't be known."""
+    source = _losses_in(run)
+    try:
+        curve = read_losses(source) if source else None
+    except (NothingToRank, EngineError) as fault:
+        return {}, (f"{Path(fault.where).name}: {fault.what}",)
+    return (curve.averages_at(steps), curve.problems) if curve else ({}, ())
 
 
 def rank_directory(
@@ -125,13 +138,13 @@ def rank_directory(
     """
     directory, given = _split_source(source, losses)
     run_dir, output_dir = _run_and_output(directory, name, search=given is None)
-    record = _facts_of_run(run_dir)
+    record = _record_of(run_dir)
     curve = read_losses(given or _losses_of(run_dir, directory))
     found = find_checkpoints(output_dir, name or record.output_name)
     _check_name(found, name, output_dir)
-    facts = Facts(window=window).or_else(record).or_else(curve.facts).or_else(merged_facts(found))
+    facts = Facts(window=window).or_else(facts_from_run(record)).or_else(curve.facts).or_else(merged_facts(found))
     curve = curve.with_facts(facts)
-    known = recorded(found, _checkpoints_of_run(run_dir), output_dir)
+    known = recorded(found, record.checkpoints, output_dir)
     placed = place(known, _steps_per_epoch(facts), curve.last_step)
     unreadable = [(one.file, one.problem) for one in placed if not one.readable]
     candidates = one_per_step(placed) if placed else _without_files(curve, every, output_dir)
@@ -139,7 +152,7 @@ def rank_directory(
         raise _all_unreadable(unreadable, output_dir)
     ranking = rank(curve, _thinned(candidates, every), unreadable=unreadable, by=by)
     title = run_dir.name if run_dir else facts.output_name or directory.resolve().name
-    return RankResult(title, output_dir, run_dir, curve, ranking)
+    return RankResult(title, output_dir, run_dir, curve, ranking, (*record.problems, *curve.problems))
 
 
 def _split_source(source: Path, losses: Path | None) -> tuple[Path, Path | None]:
@@ -165,7 +178,7 @@ def _run_and_output(directory: Path, name: str | None, *, search: bool) -> tuple
 
 def _newest_run(directory: Path, name: str | None) -> Path | None:
     with_losses = (run.path for run in runs_under(directory) if _losses_in(run))
-    return next((run for run in with_losses if name in (None, _facts_of_run(run).output_name)), None)
+    return next((run for run in with_losses if name in (None, read_record(RunDirectory(run)).output_name)), None)
 
 
 def _losses_in(run: RunDirectory) -> Path | None:
@@ -175,18 +188,11 @@ def _losses_in(run: RunDirectory) -> Path | None:
     """
     if _has_rows(run.losses):
         return run.losses
-    if _is_resumed(run):
+    if read_record(run).resumed_from:
         return None
     if any(_holds_losses(file) for file in find_event_files(run.tensorboard)):
         return run.tensorboard
     return run.console if run.console.is_file() and b"avr_loss=" in run.console.read_bytes() else None
-
-
-def _is_resumed(run: RunDirectory) -> bool:
-    try:
-        return bool(run.read_record().get("resumed_from"))
-    except (OSError, ValueError):
-        return False
 
 
 def _holds_losses(event_file: Path) -> bool:
@@ -204,29 +210,9 @@ def _has_rows(path: Path) -> bool:
         return next(data, None) is not None and next(data, None) is not None
 
 
-def _facts_of_run(run_dir: Path | None) -> Facts:
-    return facts_from_run(_record_of(run_dir))
-
-
-def _record_of(run_dir: Path | None) -> dict[str, Any]:
-    path = RunDirectory(run_dir).record if run_dir else None
-    if path is None or not path.is_file():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise NothingToRank(
-            f"this run's record is not JSON: {problem}",
-            where=str(path),
-            remedy="rank the output directory instead, with --losses FILE",
-        ) from problem
-    return record if isinstance(record, dict) else {}
-
-
-def _checkpoints_of_run(run_dir: Path | None) -> list[dict[str, Any]]:
-    """What the run itself has recorded of its checkpoints."""
-    recorded = _record_of(run_dir).get("checkpoints")
-    return [one for one in recorded if isinstance(one, dict)] if isinstance(recorded, list) else []
+def _record_of(run_dir: Path | None) -> Record:
+    run = RunDirectory(run_dir) if run_dir else None
+    return read_record(run, or_raise=NothingToRank) if run and run.record.exists() else Record()
 
 
 def _losses_of(run_dir: Path | None, directory: Path) -> Path:

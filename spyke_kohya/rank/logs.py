@@ -10,8 +10,8 @@ import numpy as np
 
 from spyke_kohya.engine.console import ConsoleParser
 from spyke_kohya.engine.events import CheckpointAnnounced, Event, Header, Step
-from spyke_kohya.engine.scalars import losses_from_events
-from spyke_kohya.errors import NothingToRank, UsageError
+from spyke_kohya.engine.scalars import StepLoss, losses_from_events
+from spyke_kohya.errors import EngineError, NothingToRank, UsageError
 from spyke_kohya.formats.tfevents import find_event_files
 from spyke_kohya.rank.losses import LossCurve, curve_of, read_losses_csv
 
@@ -54,14 +54,27 @@ def curve_from_console(path: Path) -> LossCurve:
 
 
 def curve_from_events(paths: Sequence[Path]) -> LossCurve:
-    """Per-step losses and avr_loss from TensorBoard event files, in their order."""
+    """Read per-step losses and avr_loss from TensorBoard event files, in their order; name a damaged one."""
     where = ", ".join(str(path) for path in paths)
-    losses = losses_from_events(paths)
+    losses, faults = _whole_losses(paths)
     if not losses:
-        raise NothingToRank("no training loss in these event files", where=where)
+        raise faults[0] if faults else NothingToRank("no training loss in these event files", where=where)
     steps = _ascending([one.step for one in losses], paths[0])
     curve = curve_of(steps, [one.avr_loss for one in losses], [one.loss for one in losses], source=where)
-    return replace(curve, micro_batches_per_step=max(one.micro_batches for one in losses))
+    problems = tuple(f"{Path(fault.where).name}: {fault.what}" for fault in faults)
+    return replace(curve, micro_batches_per_step=max(one.micro_batches for one in losses), problems=problems)
+
+
+def _whole_losses(paths: Sequence[Path]) -> tuple[list[StepLoss], list[EngineError]]:
+    """The losses of the files that can be read, and what is wrong with the others."""
+    losses: list[StepLoss] = []
+    faults: list[EngineError] = []
+    for path in paths:
+        try:
+            losses += losses_from_events([path])
+        except EngineError as fault:
+            faults.append(fault)
+    return losses, faults
 
 
 def _console_events(path: Path) -> list[Event]:
@@ -74,6 +87,8 @@ def _console_events(path: Path) -> list[Event]:
 
 
 def _ascending(steps: list[int], path: Path) -> np.ndarray:
+    if max(steps) >= 1 << 63:
+        raise NothingToRank(f"step {max(steps)} is too large", where=str(path))
     array = np.array(steps, dtype=np.int64)
     wrong = np.flatnonzero(np.diff(array) <= 0) + 1
     if len(wrong):

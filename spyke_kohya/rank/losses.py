@@ -23,8 +23,8 @@ FAULTS_SHOWN = 5
 
 Number = TypeVar("Number", int, float)
 
-_WINDOW_COMMENT = re.compile(r"(\d+)\s+batches\s*(?:/|per|an|a)\s*epoch", re.IGNORECASE)
-_AVERAGE_COLUMN = re.compile(r"avr_loss(?:_w(\d+))?|loss_average")
+_WINDOW_COMMENT = re.compile(r"(?<!\d)(\d{1,9})\s+batches\s*(?:/|per|an|a)\s*epoch", re.IGNORECASE)
+_AVERAGE_COLUMN = re.compile(r"avr_loss(?:_w(\d{1,9}))?|loss_average")
 _TRACKER_COLUMNS = {"loss_current", "loss_average"}  # one row a micro-batch, as sd-scripts' trackers log them
 
 
@@ -35,7 +35,7 @@ class LossCurve:
     ``loss`` (n,), where known, is each step's own loss (the mean of its micro-batches), nan where unknown.
     ``window`` is the number of micro-batches that avr_loss covers at most: those of one epoch. ``diverged_step`` is
     the first step whose loss was recorded as nan or infinite. ``saved_steps`` are those at which a checkpoint was
-    saved, where the record itself says so.
+    saved, where the record itself says so. ``problems`` names the files beside it that can't be read.
     """
 
     steps: IntArray
@@ -48,6 +48,7 @@ class LossCurve:
     diverged_step: int | None = None
     source: str = ""
     saved_steps: tuple[int, ...] = ()
+    problems: tuple[str, ...] = ()
 
     @property
     def last_step(self) -> int:
@@ -197,7 +198,7 @@ def _read_table(path: Path) -> _Table:
     data = [(number, line) for number, line in numbered if not line.startswith("#")]
     if len(data) < 2:
         raise NothingToRank("no losses here: the file has no rows", where=str(path))
-    rows = list(csv.reader(line for _, line in data))
+    rows = _rows(path, data)
     header = [name.strip().lower() for name in rows[0]]
     if not text.endswith("\n") and len(rows) > 2 and _is_cut(rows[-1], header):
         del rows[-1], data[-1]
@@ -206,6 +207,19 @@ def _read_table(path: Path) -> _Table:
     _refuse(path, (f"line {line}: {cells} cells, not {len(header)}" for line, cells in uneven))
     named = _WINDOW_COMMENT.search("\n".join(comments))
     return _Table(header, rows[1:], lines, int(named[1]) if named else None)
+
+
+def _rows(path: Path, data: Sequence[tuple[int, str]]) -> list[list[str]]:
+    """The cells of each line: none goes on in the next, so that an open quote spoils no other."""
+    rows: list[list[str]] = []
+    faults = []
+    for number, line in data:
+        try:
+            rows += csv.reader([line], strict=True)
+        except csv.Error as fault:
+            faults.append(f"line {number}: {fault}")
+    _refuse(path, faults)
+    return rows
 
 
 def _is_cut(row: list[str], header: list[str]) -> bool:
@@ -226,6 +240,8 @@ def _steps(path: Path, table: _Table) -> IntArray:
     column = table.header.index("step")
     values = _column(path, table, column, int)
     _refuse(path, (f"line {line}: no step" for line, value in zip(table.lines, values, strict=True) if value is None))
+    numbered = zip(table.lines, values, strict=True)
+    _refuse(path, (f"line {line}: step {step} is too large" for line, step in numbered if step and step >= 1 << 63))
     steps = np.array(values, dtype=np.int64)
     repeats = bool(_TRACKER_COLUMNS & set(table.header))
     wrong = np.flatnonzero(np.diff(steps) < (0 if repeats else 1)) + 1

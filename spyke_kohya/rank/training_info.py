@@ -1,6 +1,6 @@
 """What is on record about a training that its losses must be read with: in ``run.json`` and in a checkpoint's metadata.
 
-Every key this package reads from either is named here. Missing or odd values read as unknown.
+Every key this package reads from the metadata is named here. Missing or odd values read as unknown.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+
+from spyke_kohya.record.record import Record
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,14 @@ class Facts:
         return Facts(**{name: getattr(other, name) if value is None else value for name, value in known.items()})
 
 
-def facts_from_run(record: Mapping[str, Any]) -> Facts:
-    """Facts from a decoded ``run.json``."""
-    plan, settings = _table(record, "plan"), _table(record, "settings")
-    name = record.get("output_name")
+def facts_from_run(record: Record) -> Facts:
+    """Return the facts that a run's record holds."""
     return Facts(
-        output_name=name if isinstance(name, str) else None,
-        window=_count(plan.get("batches_per_epoch")),
-        micro_batches_per_step=_count(plan.get("gradient_accumulation_steps")),
-        batch_size=_count(settings.get("train_batch_size")),
-        min_snr_gamma=_number(settings.get("min_snr_gamma")),
+        output_name=record.output_name,
+        window=record.plan.batches_per_epoch,
+        micro_batches_per_step=record.plan.gradient_accumulation_steps,
+        batch_size=_count(record.settings.get("train_batch_size")),
+        min_snr_gamma=_number(record.settings.get("min_snr_gamma")),
     )
 
 
@@ -62,14 +61,9 @@ def steps_in(metadata: Mapping[str, str]) -> int | None:
     return _count(metadata.get("ss_steps"))
 
 
-def _table(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = record.get(key)
-    return value if isinstance(value, dict) else {}
-
-
 def _count(value: object) -> int | None:
     number = _number(value)
-    return int(number) if number is not None and number >= 1 and number.is_integer() else None
+    return int(number) if number is not None and 1 <= number < 1 << 31 and number.is_integer() else None
 
 
 def _number(value: object) -> float | None:
@@ -77,7 +71,7 @@ def _number(value: object) -> float | None:
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

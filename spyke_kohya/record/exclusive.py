@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from spyke_kohya.errors import PresetError
 from spyke_kohya.process.process_table import (
@@ -26,11 +24,8 @@ from spyke_kohya.process.process_table import (
     running_processes,
     working_directory,
 )
-from spyke_kohya.record.redact import Redactor
+from spyke_kohya.record.record import STALE, UNFINISHED, Record, amend_record, read_record
 from spyke_kohya.record.rundir import RunDirectory, runs_under
-
-_UNFINISHED = ("prepared", "running")
-STALE = "its wrapper ended without a word: it was killed, or the machine went down"
 
 
 @dataclass(frozen=True)
@@ -90,10 +85,10 @@ def live_run(output_dir: Path, *, or_unknown: bool = False) -> str:
     With ``or_unknown`` one of which that can't be known counts too.
     """
     for run in runs_under(output_dir):
-        record = _read(run)
+        record = read_record(run)
         lives = _wrapper_lives(record)
-        if lives or (or_unknown and lives is None):
-            return f"{run.path.name}, process {record['wrapper']['pid']}, since {record['started_at']},"
+        if record.wrapper and (lives or (or_unknown and lives is None)):
+            return f"{run.path.name}, process {record.wrapper.pid}, since {record.started_at},"
     return ""
 
 
@@ -112,30 +107,20 @@ def stale_runs(output_dir: Path) -> list[StaleRun]:
     """
     found = []
     for run in runs_under(output_dir):
-        record = _read(run)
-        if record.get("status") not in (*_UNFINISHED, "stale") or _wrapper_lives(record):
+        record = read_record(run)
+        if record.status not in (*UNFINISHED, "stale") or _wrapper_lives(record):
             continue
-        left = _left_of(_mark(record, "engine_process"), run)
-        is_marked = record["status"] == "stale"
+        left = _left_of(record.engine_process, run)
+        is_marked = record.status == "stale"
         if left or not is_marked:
             groups = frozenset(process.group for process in left)
             found.append(StaleRun(run, groups, tuple(process.pid for process in left), is_marked))
     return found
 
 
-def as_it_is(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's record whose status is true now: stale, with the reason, where it says running and nobody runs it."""
-    wrapper = _mark(record, "wrapper")
-    if record.get("status") not in _UNFINISHED or wrapper is None or is_running(wrapper) is not False:
-        return dict(record)
-    return {**record, "status": "stale", "reason": STALE}
-
-
-def mark_stale(stale: StaleRun, now: datetime, redactor: Redactor) -> None:
-    """Say in the run's record how it ended, as far as anyone can know. Raises OSError."""
-    record = stale.run.read_record()
-    record |= {"status": "stale", "reason": STALE, "found_stale_at": now.isoformat(timespec="seconds")}
-    stale.run.write_record(redactor.value(record))
+def mark_stale(stale: StaleRun, now: datetime) -> None:
+    """Write into the run's record how it ended, as far as anyone can know. Raises OSError and ValueError."""
+    amend_record(stale.run, status="stale", reason=STALE, found_stale_at=now.isoformat(timespec="seconds"))
     stale.run.reserve.unlink(missing_ok=True)
 
 
@@ -161,26 +146,10 @@ def _logs_into(run: RunDirectory, process: RunningProcess) -> bool:
     return at is not None and (at / f"{logging_dir}{ending}").resolve() == run.tensorboard.resolve()
 
 
-def _wrapper_lives(record: Mapping[str, Any]) -> bool | None:
-    """Whether another process than this one runs the run; None where that can't be known."""
-    wrapper = _mark(record, "wrapper")
-    if record.get("status") not in _UNFINISHED or wrapper is None:
+def _wrapper_lives(record: Record) -> bool | None:
+    """Return whether another process than this one runs the run; None where that can't be known."""
+    mark = record.wrapper
+    if record.status not in UNFINISHED or mark is None:
         return False
-    lives = is_running(wrapper)
-    return False if lives and wrapper.pid == os.getpid() else lives
-
-
-def _mark(record: Mapping[str, Any], key: str) -> ProcessMark | None:
-    match record.get(key):
-        case {"pid": int(pid), "started": str(started)}:
-            return ProcessMark(pid, started)
-    return None
-
-
-def _read(run: RunDirectory) -> dict[str, Any]:
-    """A run's record; empty where it can't be read, which says nothing about a process."""
-    try:
-        record = run.read_record()
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    lives = is_running(mark)
+    return False if lives and mark.pid == os.getpid() else lives

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.errors import PresetError
-from spyke_kohya.record.redact import restored
 
-SCHEMA_VERSION = 1
 RUNS = "runs"
 _STAMP_FORMAT = "%Y%m%d-%H%M%S"
-_STAMP = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])-([01]\d|2[0-3])[0-5]\d[0-5]\d")
+_STAMP = re.compile(r"\d{8}-\d{6}")
 
 
 @dataclass(frozen=True)
@@ -121,38 +118,27 @@ class RunDirectory:
                 remedy="choose another [train_network] output_dir, or give yourself the right to write there",
             ) from fault
 
-    def write_text(self, file: Path, text: str) -> None:
-        """Write a file so that a reader sees the old or the new one, whole."""
-        beside = file.with_name(f".{file.name}.new")
-        try:
-            with beside.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(file)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
-
-    def write_record(self, record: Mapping[str, Any]) -> None:
-        self.write_text(self.record, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-    def read_record(self) -> dict[str, Any]:
-        """``run.json``, with this machine's home directory where a recorded path begins with ``~``."""
-        record: dict[str, Any] = restored(json.loads(self.record.read_text(encoding="utf-8")), Path.home())
-        return record
-
     def append_event(self, event: Mapping[str, Any]) -> None:
         with self.events.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(event, ensure_ascii=False) + "\n")
 
 
 def not_before(output_dir: Path, now: datetime) -> datetime:
-    """``now``, or a second after the newest run here where the clock has gone back: the names stay in order."""
-    stamps = (run.path.name[:15] for run in runs_under(output_dir))
-    newest = next((stamp for stamp in stamps if _STAMP.fullmatch(stamp)), None)
-    after = datetime.strptime(newest, _STAMP_FORMAT) + timedelta(seconds=1) if newest else now
-    return max(now, after)
+    """Return ``now``, or a second after the newest run where the clock has gone back: the names stay in order."""
+    newest = next((moment for run in runs_under(output_dir) if (moment := _stamp_of(run))), None)
+    try:
+        return max(now, newest + timedelta(seconds=1)) if newest else now
+    except OverflowError:  # no year comes after 9999
+        return now
+
+
+def _stamp_of(run: RunDirectory) -> datetime | None:
+    """Return when a run began by its name; None where that is no time, such as the 30th of February."""
+    stamp = run.path.name[:15]
+    try:
+        return datetime.strptime(stamp, _STAMP_FORMAT) if _STAMP.fullmatch(stamp) else None
+    except ValueError:
+        return None
 
 
 def runs_under(output_dir: Path) -> list[RunDirectory]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spyke_kohya.engine.packages import recorded_versions
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import PresetError
 from spyke_kohya.findings import Finding, warning
 from spyke_kohya.presets.loading import Loaded, apply_setting, load_document
+from spyke_kohya.record.record import RecordedEngine, read_record
 from spyke_kohya.record.rundir import RunDirectory
 
 
@@ -21,7 +21,7 @@ class Recorded:
 
     loaded: Loaded
     root: Path
-    engine: Mapping[str, Any]
+    engine: RecordedEngine
 
 
 def recorded_preset(run: RunDirectory, settings: Sequence[str] = ()) -> Recorded:
@@ -30,27 +30,25 @@ def recorded_preset(run: RunDirectory, settings: Sequence[str] = ()) -> Recorded
     Raises PresetError.
     """
     remedy = "name a run directory, with run.json and dataset.toml in it"
-    try:
-        record = run.read_record()
-        preset = record["preset"]
-        document = {**preset["document"], "dataset": str(run.dataset_config.resolve())}
-        root, engine = Path(record["cwd"]), record["engine"]
-    except FileNotFoundError as fault:
-        raise PresetError("this is no recorded run", where=str(run.path), remedy=remedy) from fault
-    except (ValueError, KeyError, TypeError) as fault:
-        raise PresetError("its record doesn't hold its preset", where=str(run.record), remedy=remedy) from fault
+    record = read_record(run, or_raise=PresetError)
+    preset, lost = record.preset, [problem for problem in record.problems if problem.startswith(("preset", "cwd"))]
+    if lost or not (preset.name and preset.path and record.cwd):
+        why = f": {lost[0]}" if lost else ""
+        raise PresetError(f"this run's record doesn't hold its preset{why}", where=str(run.record), remedy=remedy)
+    document = {**preset.document.model_dump(exclude_unset=True), "dataset": str(run.dataset_config.resolve())}
+    root = Path(record.cwd)
     if not root.is_dir():
         message = "the directory that the run was started in is gone"
         raise PresetError(message, where=str(root), remedy="put it back, or train from the preset")
     for setting in settings:
         document = apply_setting(document, setting)
-    return Recorded(load_document(preset["name"], root / preset["path"], document, root), root, engine)
+    return Recorded(load_document(preset.name, root / preset.path, document, root), root, record.engine)
 
 
-def engine_drift(recorded: Mapping[str, Any], engine: Engine) -> list[Finding]:
+def engine_drift(recorded: RecordedEngine, engine: Engine) -> list[Finding]:
     """What of the engine is not as it was when the run was recorded."""
     packages = recorded_versions(engine.python)
-    before = {"sd-scripts": recorded.get("commit"), **recorded.get("packages", {})}
+    before = {"sd-scripts": recorded.commit, **recorded.packages}
     now = {"sd-scripts": engine.commit, **packages}
     told = [f"{name} was {before[name]}, is {now.get(name)}" for name in before if before[name] != now.get(name)]
     remedy = "the repeated run may differ; put that version back if it must not"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spyke_kohya.audit.examine import Examination
-from spyke_kohya.errors import NothingToRank
+from spyke_kohya.errors import EngineError, NothingToRank
 from spyke_kohya.formats.tensor_file import read_header
 from spyke_kohya.plan.plan import explain
 from spyke_kohya.rank.directory import RankResult, rank_directory, rank_heldout
 from spyke_kohya.rank.heldout_file import has_evaluation
 from spyke_kohya.rank.heldout_result import HeldoutRanking
 from spyke_kohya.rank.result import Trial
+from spyke_kohya.record.record import Record, read_record
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.report.deviations import deviations
 
@@ -44,12 +45,12 @@ class TagTable:
 
 @dataclass(frozen=True)
 class Story:
-    """A training. ``record`` is its run.json, or as much as a preset gives; ``unranked`` is why ``result`` is None."""
+    """A training. ``record`` is its own, or as much as a preset gives; ``unranked`` is why ``result`` is None."""
 
     title: str
     output_dir: Path
     run: RunDirectory | None
-    record: Mapping[str, Any]
+    record: Record
     result: RankResult | None
     unranked: str
     heldout: HeldoutRanking | None
@@ -82,23 +83,6 @@ class Story:
     def steps_run(self) -> int | None:
         return _steps_run(self.record, self.result)
 
-    @property
-    def seconds_per_step(self) -> float | None:
-        """Wall time of the whole run by its steps, start-up and saving included."""
-        result = self.record.get("result", {})
-        return result["duration_s"] / result["steps"] if result.get("steps") else None
-
-    @property
-    def resumes(self) -> list[int]:
-        """The steps at which the training was gone on with."""
-        resumed = self.record.get("resumed_from")
-        return [resumed["step"]] if isinstance(resumed, dict) and isinstance(resumed.get("step"), int) else []
-
-    def table(self, name: str) -> Mapping[str, Any]:
-        """A table of the record, empty where it isn't there."""
-        value = self.record.get(name)
-        return value if isinstance(value, Mapping) else {}
-
 
 def read_story(
     directory: Path, *, losses: Path | None = None, planned: int | None = None, preset: Examination | None = None
@@ -113,19 +97,19 @@ def read_story(
     run = _run_of(directory, result)
     if result is None and run is None:
         raise NothingToRank(unranked, where=str(directory), remedy="name a run directory, or losses with --losses FILE")
-    record = run.read_record() if run else _record_of(preset)
+    record = read_record(run).true_now if run else _record_of(preset)
     output_dir = RunDirectory(run.path.resolve()).output_dir if run else directory
     return Story(
-        title=run.path.name if run else str(record.get("output_name") or (result.title if result else directory.name)),
+        title=run.path.name if run else record.output_name or (result.title if result else directory.name),
         output_dir=output_dir,
         run=run,
         record=record,
         result=result,
         unranked=unranked,
         heldout=_heldout(run, output_dir),
-        issues=tuple(_issues(run)),
+        issues=(*_lost(result.problems if result else record.problems), *_issues(run)),
         tags=tuple(_tags(result)),
-        samples=tuple(_samples(run, output_dir, str(record.get("output_name", "")))),
+        samples=tuple(_samples(run, output_dir, record.output_name or "")),
         deviations=tuple(deviations(record, planned, _steps_run(record, result))),
         command=run.command.read_text(encoding="utf-8") if run and run.command.is_file() else "",
     )
@@ -134,7 +118,7 @@ def read_story(
 def _ranked(directory: Path, losses: Path | None) -> tuple[RankResult | None, str]:
     try:
         return rank_directory(directory, losses=losses), ""
-    except NothingToRank as fault:
+    except (NothingToRank, EngineError) as fault:
         return None, fault.what
 
 
@@ -145,24 +129,29 @@ def _run_of(directory: Path, result: RankResult | None) -> RunDirectory | None:
     return RunDirectory(recorded) if recorded and RunDirectory(recorded).record.is_file() else None
 
 
-def _record_of(preset: Examination | None) -> dict[str, Any]:
+def _record_of(preset: Examination | None) -> Record:
     """What a preset tells of a training that was recorded by no one, in the form of a run's record."""
     if preset is None or preset.loaded.training is None or preset.plan is None:
-        return {}
+        return Record(status="")
     training = preset.loaded.training
-    return {
-        "preset": {"name": preset.loaded.name, "document": training.model_dump(exclude_none=True)},
-        "output_name": training.options["output_name"],
-        "target": training.launch.target,
-        "settings": {name: value for name, value in training.effective_options.items() if value is not None},
-        "plan": preset.plan.to_dict(),
-        "explained": explain(preset.plan),
-    }
+    return Record(status="").changed(
+        preset={"name": preset.loaded.name, "document": training.model_dump(exclude_none=True)},
+        output_name=training.options["output_name"],
+        target=training.launch.target,
+        settings={name: value for name, value in training.effective_options.items() if value is not None},
+        plan=preset.plan.to_dict(),
+        explained=explain(preset.plan),
+    )
 
 
-def _steps_run(record: Mapping[str, Any], result: RankResult | None) -> int | None:
-    steps = record.get("result", {}).get("steps")
+def _steps_run(record: Record, result: RankResult | None) -> int | None:
+    steps = record.result.steps
     return steps if steps is not None else result.curve.last_step if result else None
+
+
+def _lost(problems: Sequence[str]) -> Iterator[Issue]:
+    """What of the run's own files can't be read."""
+    return (Issue("the record", "unreadable", problem, 1) for problem in problems)
 
 
 def _issues(run: RunDirectory | None) -> Iterator[Issue]:

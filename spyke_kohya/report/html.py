@@ -32,23 +32,20 @@ def report_html(story: Story) -> str:
     """The page as one text."""
     bokeh, script = _bokeh(), _asset("page.js")
     ranking = story.result.ranking if story.result else None
-    plan = story.table("plan")
+    record = story.record
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # Bokeh's objects refer to earlier ones
     return environment.from_string(_asset("report.html")).render(
         story=story,
         ranking=ranking,
-        status=story.record.get("status", ""),
-        reason=story.record.get("reason", ""),
-        explained=story.record.get("explained", []),
-        findings=story.record.get("findings", []),
+        record=record,
         cards=list(_cards(story, ranking)),
         charts=_charts(story),
         samples=[(path.name, _sample(path)) for path in story.samples if path.parent != story.folder],
         sheet=next((_sample(path, _SHEET_PX) for path in story.samples if path.parent == story.folder), None),
         against=list(_against(story)),
-        folders=[folder for dataset in plan.get("folders", []) for folder in dataset],
-        buckets=[bucket for dataset in plan.get("buckets", []) for bucket in dataset],
+        folders=[folder for dataset in record.plan.folders for folder in dataset],
+        buckets=[bucket for dataset in record.plan.buckets for bucket in dataset],
         machine=list(_machine(story)),
         policy=_policy(bokeh, script),
         style=Markup(_asset("style.css")),  # our own files, no data
@@ -75,21 +72,22 @@ def _policy(*scripts: str) -> str:
 
 
 def _charts(story: Story) -> dict[str, Any]:
-    result = story.result
+    result, resumed = story.result, story.record.resumed_from
+    resumes = [resumed.step] if resumed else []
     return {
-        "loss": loss_chart(result.curve, result.ranking, story.resumes) if result else None,
+        "loss": loss_chart(result.curve, result.ranking, resumes) if result else None,
         "heldout": heldout_chart(story.heldout) if story.heldout else None,
     }
 
 
 def _cards(story: Story, ranking: Ranking | None) -> Iterator[tuple[str, str]]:
-    result = story.table("result")
+    result = story.record.result
     if story.steps_run is not None:
         yield "steps", f"{story.steps_run:,}"
-    if result.get("duration_s") is not None:
-        yield "duration", duration(result["duration_s"])
-    if story.seconds_per_step is not None:
-        yield "seconds a step", f"{story.seconds_per_step:.3g}"
+    if result.duration_s is not None:
+        yield "duration", duration(result.duration_s)
+    if result.seconds_per_step is not None:
+        yield "seconds a step", f"{result.seconds_per_step:.3g}"
     if ranking:
         yield "lowest avr_loss", f"{ranking.minimum.avr_loss:.4g} at {ranking.minimum.step}"
         yield "tied checkpoints", f"{len(ranking.tied_steps)} of {len(ranking.rows)}"
@@ -98,22 +96,21 @@ def _cards(story: Story, ranking: Ranking | None) -> Iterator[tuple[str, str]]:
 
 
 def _against(story: Story) -> Iterator[tuple[str, str, str]]:
-    plan, result = story.table("plan"), story.table("result")
-    if plan:
-        happened = story.steps_run
-        yield "steps", f"{plan['total_steps']:,}", "" if happened is None else f"{happened:,}"
-    if plan and result:
-        yield "checkpoints", str(len(plan.get("checkpoints", []))), str(len(result.get("checkpoints", [])))
+    plan, result, happened = story.record.plan, story.record.result, story.steps_run
+    if plan.total_steps is not None:
+        yield "steps", f"{plan.total_steps:,}", "" if happened is None else f"{happened:,}"
+    if plan.total_steps is not None and result.status:
+        yield "checkpoints", str(len(plan.checkpoints)), str(len(result.checkpoints))
 
 
 def _machine(story: Story) -> Iterator[tuple[str, str]]:
-    engine = story.table("engine")
-    if engine:
-        yield "sd-scripts", str(engine.get("commit") or engine.get("directory"))
-        yield from ((name, str(version)) for name, version in engine.get("packages", {}).items())
-    yield from ((name.replace("_", "-"), str(value)) for name, value in story.table("machine").items())
-    if story.record.get("target"):
-        yield "target", str(story.record["target"])
+    engine = story.record.engine
+    if engine.commit or engine.directory:
+        yield "sd-scripts", engine.commit or str(engine.directory)
+    yield from engine.packages.items()
+    yield from ((name.replace("_", "-"), value) for name, value in story.record.machine.items())
+    if story.record.target:
+        yield "target", story.record.target
 
 
 def _sample(path: Path, most_px: int = _SAMPLE_PX) -> str:

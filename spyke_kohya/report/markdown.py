@@ -29,24 +29,24 @@ def summary_markdown(story: Story) -> str:
 
 
 def _performance(story: Story) -> list[str]:
-    result, machine, engine = (story.table(name) for name in ("result", "machine", "engine"))
+    record, result = story.record, story.record.result
     facts = {
         "status": _text(_status(story)),
-        "started": _text(str(story.record.get("started_at", ""))),
+        "started": _text(record.started_at or ""),
         "steps": "" if story.steps_run is None else str(story.steps_run),
-        "duration": duration(result["duration_s"]) if result.get("duration_s") is not None else "",
-        "seconds a step": f"{story.seconds_per_step:.3g}" if story.seconds_per_step else "",
-        "target": _text(str(story.record.get("target", ""))),
-        "machine": _text(str(machine.get("system", ""))),
-        "sd-scripts": _text(str(engine.get("commit") or "")),
-        "torch": _text(str(engine.get("packages", {}).get("torch", ""))),
+        "duration": duration(result.duration_s) if result.duration_s is not None else "",
+        "seconds a step": f"{result.seconds_per_step:.3g}" if result.seconds_per_step else "",
+        "target": _text(record.target or ""),
+        "machine": _text(record.machine.get("system", "")),
+        "sd-scripts": _text(record.engine.commit or ""),
+        "torch": _text(record.engine.packages.get("torch", "")),
     }
     return _table(["", ""], [[name, value] for name, value in facts.items() if value])
 
 
 def _status(story: Story) -> str:
-    status, reason = story.record.get("status", "not recorded"), story.record.get("reason")
-    return f"{status}: {reason}" if reason else str(status)
+    status, reason = story.record.status or "not recorded", story.record.reason
+    return f"{status}: {reason}" if reason else status
 
 
 def _files(story: Story, ranking: Ranking | None) -> list[str]:
@@ -92,14 +92,14 @@ def _decisions(story: Story, ranking: Ranking | None) -> list[str]:
     if ranking is None:
         return ["None: there is nothing to rank."]
     roles = [f"{trial.role}: step {trial.candidate.step}" for trial in story.test_order if trial.role != "early"]
-    expected = story.table("preset").get("document", {}).get("expect", {}).get("trigger")
+    expected = story.record.preset.document.expect.trigger
     trigger = [f"The trigger is `{_code(expected)}`."] if expected else []
     return _listed([*roles, *trigger, *map(_text, ranking.notes)], "None.")
 
 
 def _issues(story: Story) -> Iterator[str]:
-    for finding in story.record.get("findings", []):
-        yield _text(f"{finding['severity']} before the launch, {finding['where']}: {finding['message']}")
+    for finding in story.record.findings:
+        yield _text(f"{finding.severity} before the launch, {finding.where}: {finding.message}")
     for issue in story.issues:
         times = f" ({issue.count} times)" if issue.count > 1 else ""
         yield _text(f"{issue.at}: {issue.kind} {issue.text}{times}")

@@ -14,14 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from spyke_kohya.rank.directory import RankResult
+from spyke_kohya.record.runs import Deletable
+from spyke_kohya.repeat.comparison import Difference
 from spyke_kohya.report.chart import decimated
 from spyke_kohya.report.durations import duration
-from spyke_kohya.report.overview import Deletable, Difference, RunSummary
+from spyke_kohya.report.overview import RunSummary
 from spyke_kohya.report.picture import BLUE, DPI, INK, SIZE_INCHES, VERMILION
 
 
 def runs_table(runs: Sequence[RunSummary], width: int = 80) -> str:
-    """A line a run: status, steps, duration, seconds a step, lowest avr_loss, what to look at first."""
+    """Draw a line a run: status, steps, pace, lowest avr_loss, what to look at first. Problems stand below."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "status"):
         table.add_column(name, overflow="fold")
@@ -29,7 +31,8 @@ def runs_table(runs: Sequence[RunSummary], width: int = 80) -> str:
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         table.add_row(run.name, run.status, *_numbers(run))
-    return _plain(table, width)
+    lost = [f"{run.name}: not read: {'; '.join(run.problems[:3])}\n" for run in runs if run.problems]
+    return _plain(table, width) + "".join(lost)
 
 
 def comparison_text(runs: Sequence[RunSummary], found: Sequence[Difference], width: int = 80) -> str:

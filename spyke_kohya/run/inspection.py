@@ -5,32 +5,15 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from spyke_kohya.formats.tensor_file import TensorFileError, not_finite, parse_header
 
 _Read = Callable[[int], bytes]
 
 _CHUNK_BYTES = 1 << 22
-
-
-@dataclass(frozen=True)
-class SavedCheckpoint:
-    """A network file of the run: ``file`` is its path from the output directory, ``step`` counts from the first run on.
-
-    ``problem`` says why it must not be used, or is empty.
-    """
-
-    step: int
-    file: str
-    size_bytes: int
-    sha256: str = ""
-    problem: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

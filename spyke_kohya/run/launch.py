@@ -26,8 +26,8 @@ from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding
 from spyke_kohya.plan.plan import Plan, saving_of
 from spyke_kohya.presets.loading import Loaded
+from spyke_kohya.record.record import SavedCheckpoint, SavedState
 from spyke_kohya.record.rundir import RunDirectory, not_before
-from spyke_kohya.run.inspection import SavedCheckpoint
 from spyke_kohya.run.numbering import Numbering
 
 
@@ -45,7 +45,7 @@ class Segment:
     step: int
     steps_lost: int
     checkpoints: tuple[SavedCheckpoint, ...] = ()
-    states: tuple[Mapping[str, Any], ...] = ()
+    states: tuple[SavedState, ...] = ()
 
     @property
     def in_words(self) -> str:

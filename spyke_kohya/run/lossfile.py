@@ -7,7 +7,6 @@ left off, and avr_loss is computed again over both.
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,8 +15,10 @@ from pathlib import Path
 
 from spyke_kohya.engine.scalars import StepLoss, step_losses
 from spyke_kohya.errors import EngineError
+from spyke_kohya.files import write_whole
 from spyke_kohya.formats.tfevents import Scalar, find_event_files, read_scalars
 from spyke_kohya.plan.plan import Plan
+from spyke_kohya.record.record import read_record
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.launch import Launch
 
@@ -52,7 +53,7 @@ class LossFile:
         own = [replace(loss, step=loss.step + self._steps_before) for loss in self._tail.read()]
         losses = joined(self._earlier, own, self._plan) if self._earlier else own
         if losses:
-            self._run.write_text(self._run.losses, losses_csv(losses))
+            write_whole(self._run.losses, losses_csv(losses))
         return losses
 
 
@@ -115,22 +116,18 @@ def _micro_batches(step: int, plan: Plan) -> int:
 
 
 def _earlier_of(run: RunDirectory) -> tuple[RunDirectory | None, int]:
-    """The run that ``run`` was resumed from, and after how many steps."""
-    try:
-        record = run.read_record()
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+    """Return the run that ``run`` was resumed from, and after how many steps. Its name tells that it is earlier."""
+    resumed = read_record(run).resumed_from
+    if resumed is None or resumed.run >= run.path.name:
         return None, 0
-    match record.get("resumed_from"):
-        case {"run": str(name), "step": int(step)}:
-            return RunDirectory(run.path.parent / name), step
-    return None, 0
+    return RunDirectory(run.path.parent / resumed.run), resumed.step
 
 
 def _from_table(path: Path) -> list[StepLoss]:
     try:
         with path.open(encoding="utf-8", newline="") as table:
             return [_loss_of(row) for row in csv.DictReader(table)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return []
 
 

@@ -10,17 +10,17 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from spyke_kohya.engine.filenames import parse_file_name
 from spyke_kohya.engine.states import ARCHIVES, TRAIN_STATE, WEIGHTS, epoch_of_state
 from spyke_kohya.errors import PresetError
 from spyke_kohya.plan.plan import Plan
+from spyke_kohya.record.record import Record, SavedCheckpoint, SavedState, read_record
 from spyke_kohya.record.rundir import RunDirectory, runs_under
 from spyke_kohya.repeat.inputs import differences
-from spyke_kohya.run.inspection import SavedCheckpoint, inspect
+from spyke_kohya.run.inspection import inspect
 from spyke_kohya.run.launch import Segment
 from spyke_kohya.run.lossfile import history
 
@@ -34,27 +34,29 @@ def find_segment(output_dir: Path, output_name: str, plan: Plan, identity: Mappi
     or no whole state is left.
     """
     run, record = _last_run(output_dir, output_name)
-    if record.get("status") == "finished":
+    if record.status == "finished":
         raise _refused("the last run ended well: there is nothing to resume", run)
-    if changed := differences(_table(record, "identity"), identity):
+    if unknown := [problem for problem in record.problems if problem.startswith("identity")]:
+        raise _refused(f"its record doesn't tell what it depended on: {unknown[0]}", run)
+    if changed := differences(record.identity, identity):
         reason = f"changed since that run: {', '.join(changed)}. To go on would mix two trainings"
         raise _refused(reason, run, f"put it back as it was, or {_START_ANEW}")
-    states = _states_of(run, record)
+    states = _states_of(run, record, record.plan.steps_per_epoch or plan.steps_per_epoch)
     state, faults = _newest_whole(states)
     if state is None:
         why = f": {'; '.join(faults)}" if faults else ": it ended before its first epoch did, or saved none"
         raise _refused(f"no whole state to resume from{why}", run)
-    step = int(state["step"])
+    step = state.step
     if step >= plan.total_steps:
         raise _refused("its newest state is at the end of the training", run)
     return Segment(
         earlier=run,
-        state=Path(state["path"]),
-        epoch=int(state["epoch"]),
+        state=Path(state.path),
+        epoch=state.epoch,
         step=step,
         steps_lost=max(0, _last_step(run, record) - step),
         checkpoints=(*_checkpoints_of(record, step, run.path.name), *_unrecorded(run, record, step)),
-        states=tuple(one for one in states if int(one["step"]) <= step),
+        states=tuple(one for one in states if one.step <= step),
     )
 
 
@@ -78,33 +80,29 @@ def fault_of_state(directory: Path) -> str:
     return ""
 
 
-def _last_run(output_dir: Path, output_name: str) -> tuple[RunDirectory, dict[str, Any]]:
+def _last_run(output_dir: Path, output_name: str) -> tuple[RunDirectory, Record]:
     for run in runs_under(output_dir):
-        try:
-            record = run.read_record()
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-            continue
-        if record.get("output_name") == output_name and _says_anything(record):
+        record = read_record(run)
+        if record.output_name == output_name and _says_anything(record):
             return run, record
     raise PresetError(f"there is no run of {output_name} to resume", where=str(output_dir), remedy=_START_ANEW)
 
 
-def _says_anything(record: Mapping[str, Any]) -> bool:
+def _says_anything(record: Record) -> bool:
     """A run that failed before its first step, such as a refused resume, does not hide the one before it."""
-    return bool(record.get("states") or record.get("resumed_from") or _steps_reached(record) or "result" not in record)
+    return bool(record.states or record.resumed_from or _steps_reached(record) or record.result.status is None)
 
 
-def _states_of(run: RunDirectory, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _states_of(run: RunDirectory, record: Record, steps_per_epoch: int) -> list[SavedState]:
     """The states on record, and those that the engine saved in the moment in which the wrapper was killed."""
-    recorded = _list(record, "states")
-    folder = run.segment if record.get("resumed_from") else run.output_dir
-    steps_per_epoch = int(_table(record, "plan").get("steps_per_epoch", 0))
+    folder = run.segment if record.resumed_from else run.output_dir
+    recorded = {state.path for state in record.states}
     found = []
     for place in folder.glob("*-state"):
-        epoch = epoch_of_state(place, record["output_name"])
-        if epoch and _is_of(run, place / TRAIN_STATE) and all(one["path"] != str(place) for one in recorded):
-            found.append({"epoch": epoch, "step": epoch * steps_per_epoch, "path": str(place)})
-    return sorted([*recorded, *found], key=lambda one: int(one["step"]))
+        epoch = epoch_of_state(place, str(record.output_name))
+        if epoch and _is_of(run, place / TRAIN_STATE) and str(place) not in recorded:
+            found.append(SavedState(epoch, epoch * steps_per_epoch, str(place)))
+    return sorted([*record.states, *found], key=lambda one: one.step)
 
 
 def _is_of(run: RunDirectory, file: Path) -> bool:
@@ -115,70 +113,53 @@ def _is_of(run: RunDirectory, file: Path) -> bool:
         return False
 
 
-def _newest_whole(states: list[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, list[str]]:
+def _newest_whole(states: list[SavedState]) -> tuple[SavedState | None, list[str]]:
     faults: list[str] = []
     for state in reversed(states):
-        fault = fault_of_state(Path(state["path"]))
+        fault = fault_of_state(Path(state.path))
         if not fault:
             return state, faults
-        faults.append(f"that of epoch {state['epoch']}: {fault}")
+        faults.append(f"that of epoch {state.epoch}: {fault}")
     return None, faults
 
 
-def _last_step(run: RunDirectory, record: Mapping[str, Any]) -> int:
+def _last_step(run: RunDirectory, record: Record) -> int:
     """How far the run got: where its wrapper was killed, the engine's own losses tell more than the record."""
     return max([_steps_reached(record), *(loss.step for loss in history(run)[-1:])])
 
 
-def _steps_reached(record: Mapping[str, Any]) -> int:
+def _steps_reached(record: Record) -> int:
     """The last step on record: the result's, or of a run that has none, its last checkpoint's."""
-    steps = _table(record, "result").get("steps")
-    saved = [int(one["step"]) for one in [*_list(record, "checkpoints"), *_list(record, "states")]]
-    return max([steps if isinstance(steps, int) else 0, *saved])
+    saved = [one.step for one in record.checkpoints] + [one.step for one in record.states]
+    return max([record.result.steps or 0, *saved])
 
 
-def _checkpoints_of(record: Mapping[str, Any], step: int, run_name: str) -> list[SavedCheckpoint]:
+def _checkpoints_of(record: Record, step: int, run_name: str) -> list[SavedCheckpoint]:
     """The checkpoints on record; those after ``step`` belong to a training that is now trained again from there."""
-    names = {field.name for field in fields(SavedCheckpoint)}
-    saved = [SavedCheckpoint(**{n: v for n, v in one.items() if n in names}) for one in _list(record, "checkpoints")]
     problem = f"replaced: run {run_name} was resumed from step {step}, so it is of no loss on record"
-    return [one if one.step <= step or one.problem else _with_problem(one, problem) for one in saved]
+    return [one if one.step <= step or one.problem else replace(one, problem=problem) for one in record.checkpoints]
 
 
-def _unrecorded(run: RunDirectory, record: Mapping[str, Any], step: int) -> list[SavedCheckpoint]:
+def _unrecorded(run: RunDirectory, record: Record, step: int) -> list[SavedCheckpoint]:
     """Files of this name that no record of this training holds.
 
     Those of the run itself up to ``step`` were saved in its last moments, and are read now; all others are none of it,
     and left where they are.
     """
-    known = {str(one["file"]) for one in _list(record, "checkpoints")}
+    known = {one.file for one in record.checkpoints}
     found = []
     for file in sorted(run.output_dir.iterdir()):
         named = parse_file_name(file.name)
-        if not named or named.output_name != record["output_name"] or named.kind == "epoch" or file.name in known:
+        if not named or named.output_name != record.output_name or named.kind == "epoch" or file.name in known:
             continue
         if named.number is not None and named.number <= step and _is_of(run, file):
             seen = inspect(file)
             found.append(SavedCheckpoint(named.number, file.name, seen.size_bytes, seen.sha256, seen.problem))
         else:
-            at = named.number or int(_table(record, "plan").get("total_steps", 0))
+            at = named.number or record.plan.total_steps or 0
             found.append(SavedCheckpoint(at, file.name, file.stat().st_size, "", "not of the resumed training"))
     return found
 
 
-def _with_problem(saved: SavedCheckpoint, problem: str) -> SavedCheckpoint:
-    return SavedCheckpoint(saved.step, saved.file, saved.size_bytes, saved.sha256, problem)
-
-
 def _refused(reason: str, run: RunDirectory, remedy: str = _START_ANEW) -> PresetError:
     return PresetError(f"can't resume: {reason}", where=str(run.path), remedy=remedy)
-
-
-def _table(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = record.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _list(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    value = record.get(key)
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from spyke_kohya.engine.events import (
     CheckpointAnnounced,
@@ -25,7 +23,8 @@ from spyke_kohya.engine.events import (
 )
 from spyke_kohya.engine.filenames import CHECKPOINT_SUFFIXES
 from spyke_kohya.engine.states import checkpoint_beside, epoch_of_state
-from spyke_kohya.run.inspection import SavedCheckpoint, inspect
+from spyke_kohya.record.record import SavedCheckpoint, SavedState
+from spyke_kohya.run.inspection import inspect
 from spyke_kohya.run.launch import Launch
 
 _Stamp = tuple[int, int, int]
@@ -40,7 +39,7 @@ class SavedFiles:
         self._announced: list[CheckpointAnnounced] = []
         self._saved: dict[Path, SavedCheckpoint] = {}
         self._stood_before = {file: _stamp(file) for file in self._files()}
-        self.states: list[Mapping[str, Any]] = list(launch.segment.states) if launch.segment else []
+        self.states: list[SavedState] = list(launch.segment.states) if launch.segment else []
 
     @property
     def checkpoints(self) -> list[SavedCheckpoint]:
@@ -128,7 +127,7 @@ class SavedFiles:
             with suppress(OSError):
                 beside.replace(state / beside.name)
                 del self._saved[beside]
-        self.states.append({"epoch": epoch, "step": epoch * launch.plan.steps_per_epoch, "path": str(state)})
+        self.states.append(SavedState(epoch, epoch * launch.plan.steps_per_epoch, str(state)))
         return True
 
     def _drop_first_names(self) -> None:

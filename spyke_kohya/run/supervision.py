@@ -21,7 +21,7 @@ from spyke_kohya.run.faults import NAN_PATIENCE, FaultWatch, Notice
 from spyke_kohya.run.launch import Launch
 from spyke_kohya.run.lossfile import LossFile
 from spyke_kohya.run.progress import Progress
-from spyke_kohya.run.record import RunRecord
+from spyke_kohya.run.recorder import Recorder
 from spyke_kohya.run.saved_files import SavedFiles
 
 Listener = Callable[[Event | Notice | None, Progress], None]
@@ -89,7 +89,7 @@ class Supervision:
         self,
         launch: Launch,
         *,
-        record: RunRecord,
+        record: Recorder,
         redactor: Redactor,
         patience: Patience,
         listen: Listener,

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from spyke_kohya.engine.events import cause_of
 from spyke_kohya.errors import PresetError
+from spyke_kohya.files import write_whole
 from spyke_kohya.process.stop_signals import StopRequest, stop_signals
+from spyke_kohya.record.record import SavedCheckpoint
 from spyke_kohya.record.redact import Redactor
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.faults import Notice, remedy_for
-from spyke_kohya.run.inspection import SavedCheckpoint
 from spyke_kohya.run.launch import Launch
-from spyke_kohya.run.record import RunRecord
+from spyke_kohya.run.recorder import Recorder
 from spyke_kohya.run.supervision import Ended, Listener, Patience, Supervision
 
 Status = Literal["finished", "failed", "interrupted"]
@@ -79,30 +80,30 @@ def train(
     """
     run = launch.run.under(launch.root)
     redactor = Redactor(inherited, Path.home())
-    record = RunRecord(run, launch, redactor, warn)
+    record = Recorder(run, launch, redactor, now, warn)
     with stop_signals(stop) as stop:
-        _begin(launch, run, record, now())
+        _begin(launch, run, record)
         try:
             supervision = Supervision(
                 launch, record=record, redactor=redactor, patience=patience, listen=listen, warn=warn, stop=stop
             )
             ended = supervision.run(launch.command.environment(inherited), awake=awake)
         except BaseException as fault:  # the engine is ended by now, and the record says why
-            record.end(now(), {"status": "failed", "reason": str(fault) or type(fault).__name__})
+            record.end({"status": "failed", "reason": str(fault) or type(fault).__name__})
             raise
         outcome = _judge(launch, run, ended)
-        record.end(now(), outcome.to_dict())
+        record.end(outcome.to_dict())
     return outcome
 
 
-def _begin(launch: Launch, run: RunDirectory, record: RunRecord, now: datetime) -> None:
+def _begin(launch: Launch, run: RunDirectory, record: Recorder) -> None:
     run.create()
     try:
         for name, text in launch.files.items():
-            run.write_text(run.path / name, text)
+            write_whole(run.path / name, text)
         if launch.segment:
             run.segment.mkdir()
-        record.begin(now)
+        record.begin()
     except OSError as fault:
         raise PresetError(
             f"the run can't be recorded, so it is not begun: {fault.strerror}",
