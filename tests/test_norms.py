@@ -73,4 +73,6 @@ def test_a_file_that_is_no_lora_is_refused(tmp_path):
 def test_growth_is_no_blow_up_and_a_leap_is():
     assert blown_up([0.1, 1.0, 1.5, 1.8, 2.0]) == []
     assert blown_up([0.1, 1.0, 1.5, 9.0, 9.5]) == [3]
+    assert blown_up([0.1, 1.0, 3.0]) == []
+    assert blown_up([0.1, 1.0, 3.01]) == [2]
     assert blown_up([0.1, 1.0, float("nan"), 9.0]) == [2]
