@@ -20,8 +20,8 @@ from spyke_kohya.errors import PresetError
 from spyke_kohya.findings import Finding, errors_in
 from spyke_kohya.plan.plan import Plan
 from spyke_kohya.presets.loading import Loaded, load
-from spyke_kohya.rank.directory import RankResult, rank_directory, rank_heldout
-from spyke_kohya.rank.heldout_result import HeldoutRanking
+from spyke_kohya.rank.directory import TrainingResult, rank_directory, rank_heldout
+from spyke_kohya.rank.result import HeldoutRanking
 from spyke_kohya.record.exclusive import output_lock
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.repeat.inputs import identify
@@ -124,7 +124,7 @@ class Training:
         self.outcome = running.result()
 
 
-def rank(directory: Path, *, losses: Path | None = None) -> RankResult:
+def rank(directory: Path, *, losses: Path | None = None) -> TrainingResult:
     """The checkpoints of an output or run directory by training loss. Raises UsageError and NothingToRank."""
     return rank_directory(directory, losses=losses)
 

@@ -22,7 +22,8 @@ from spyke_kohya.errors import (
 
 if TYPE_CHECKING:
     from spyke_kohya.presets.training import Samples
-    from spyke_kohya.rank.directory import Evidence, HeldoutResult, RankResult
+    from spyke_kohya.rank.directory import HeldoutResult, TrainingResult
+    from spyke_kohya.rank.result import Evidence
 
 
 @cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
@@ -79,13 +80,16 @@ def evaluate(
     again, so an interrupted evaluation goes on where it stopped.
     """
     from spyke_kohya.evaluate.evaluation import forecast, measure, prepare
-    from spyke_kohya.evaluate.recorded_run import read_subject
+    from spyke_kohya.evaluate.recorded_run import read_recorded_run
+    from spyke_kohya.rank.checkpoints import OVERWRITTEN
     from spyke_kohya.rank.directory import rank_heldout
     from spyke_kohya.report.heldout_table import cost_text, forecast_text, progress_text
     from spyke_kohya.report.live import ProgressLine
 
-    subject = read_subject(run, name)
+    subject = read_recorded_run(run, name)
     found = find_engine(None, engine or subject.engine_dir, subject.root)
+    for file in subject.overwritten:
+        say(f"not measured: {file.name}, {OVERWRITTEN}")
     request = prepare(subject, found, heldout_dir=heldout.absolute() if heldout else None, quick=quick)
     say(forecast_text(forecast(subject, request)))
     with ProgressLine(sys.stderr) as line:
@@ -111,13 +115,13 @@ def samples(run: Path, preset: str | None, name: str | None, png: Path | None, e
     RUN is a run directory, or an output directory, whose newest run is taken. Rendered are the checkpoints that `rank`
     says to look at, and the base without a LoRA.
     """
-    from spyke_kohya.evaluate.recorded_run import read_subject
+    from spyke_kohya.evaluate.recorded_run import read_recorded_run
     from spyke_kohya.evaluate.samples import lay_out, render, samples_of
     from spyke_kohya.rank.directory import rank_best
     from spyke_kohya.report.contact_sheet import write_contact_sheet
     from spyke_kohya.report.live import ProgressLine
 
-    subject = read_subject(run, name)
+    subject = read_recorded_run(run, name)
     found = find_engine(None, engine or subject.engine_dir, subject.root)
     settings = _samples_in(preset, root.absolute()) if preset else samples_of(subject.record)
     trials = rank_best(subject.run.path, name=name).ranking.test_order
@@ -231,7 +235,7 @@ def _show_heldout(result: HeldoutResult, png: Path | None) -> None:
     click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
 
 
-def show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
+def show_ranking(result: TrainingResult | HeldoutResult, png: Path | None) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
 
     if isinstance(result, HeldoutResult):
@@ -247,7 +251,7 @@ def show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
     click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
 
 
-def _write_png(result: RankResult | HeldoutResult, picture: Path) -> None:
+def _write_png(result: TrainingResult | HeldoutResult, picture: Path) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
 
     try:

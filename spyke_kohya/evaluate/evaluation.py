@@ -15,7 +15,7 @@ from typing import Any
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError
 from spyke_kohya.evaluate.evaluated_pictures import choose_pictures
-from spyke_kohya.evaluate.recorded_run import Subject
+from spyke_kohya.evaluate.recorded_run import RecordedRun
 from spyke_kohya.evaluate.request import Request, make_request, write_request
 from spyke_kohya.process.helper_program import run_program
 
@@ -68,7 +68,7 @@ class Cost:
     most_memory_bytes: int
 
 
-def prepare(subject: Subject, engine: Engine, *, heldout_dir: Path | None = None, quick: bool = False) -> Request:
+def prepare(subject: RecordedRun, engine: Engine, *, heldout_dir: Path | None = None, quick: bool = False) -> Request:
     """What to measure: on ``heldout_dir``, else the folder that the run's preset named, else on trained pictures.
 
     Raises DatasetError, EngineError and PresetError where it can't be measured.
@@ -77,7 +77,7 @@ def prepare(subject: Subject, engine: Engine, *, heldout_dir: Path | None = None
     return make_request(subject, pictures, engine, quick=quick)
 
 
-def forecast(subject: Subject, request: Request) -> Forecast:
+def forecast(subject: RecordedRun, request: Request) -> Forecast:
     """The number of predictions, and their time by the pace of the training."""
     pictures = request.document["pictures"]
     heldout = sum(picture["role"] == "heldout" for picture in pictures)
@@ -94,7 +94,7 @@ def forecast(subject: Subject, request: Request) -> Forecast:
 
 
 def measure(
-    subject: Subject,
+    subject: RecordedRun,
     request: Request,
     engine: Engine,
     *,
@@ -158,7 +158,7 @@ class _Listener:
         return (self._clock() - began_at) / done * int(said["total"] - said["done"]) if done else None
 
 
-def _seconds_per_forward(subject: Subject) -> float | None:
+def _seconds_per_forward(subject: RecordedRun) -> float | None:
     result, plan = subject.table("result"), subject.table("plan")
     steps, seconds = result.get("steps"), result.get("duration_s")
     if not steps or not seconds:

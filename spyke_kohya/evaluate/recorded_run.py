@@ -14,17 +14,18 @@ from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import NothingToRank, UsageError
 from spyke_kohya.presets.dataset import parse_dataset_config
 from spyke_kohya.presets.resolved import ResolvedDataset, resolve
-from spyke_kohya.rank.checkpoints import Checkpoint, find_checkpoints, one_per_step, place, recorded
+from spyke_kohya.rank.checkpoints import OVERWRITTEN, FoundCheckpoint, find_checkpoints, one_per_step, place, recorded
+from spyke_kohya.rank.directory import find_run
 from spyke_kohya.rank.result import Candidate
-from spyke_kohya.record.rundir import RunDirectory, runs_under
+from spyke_kohya.record.rundir import RunDirectory
 
 
 @dataclass(frozen=True)
-class Subject:
+class RecordedRun:
     """A recorded run. ``root`` is the directory that its relative paths start from; ``settings`` are the options of
     train_network.py that were in force; ``candidates`` its checkpoints, one a step, each with a file.
 
-    ``record`` is the whole of run.json.
+    ``record`` is the whole of run.json; ``overwritten`` are files that are not the run's own any more.
     """
 
     run: RunDirectory
@@ -34,6 +35,7 @@ class Subject:
     target: Target
     candidates: tuple[Candidate, ...]
     datasets: tuple[ResolvedDataset, ...]
+    overwritten: tuple[Path, ...] = ()
 
     @property
     def heldout_dir(self) -> Path | None:
@@ -62,41 +64,38 @@ class Subject:
         return value if isinstance(value, dict) else {}
 
 
-def read_subject(directory: Path, name: str | None = None) -> Subject:
+def read_recorded_run(directory: Path, name: str | None = None) -> RecordedRun:
     """The run of a run directory, or the newest one of an output directory (of the training ``name``).
 
     Raises UsageError when there is none or its record can't be used, NothingToRank when it left no checkpoint.
     """
-    run = _find_run(directory.absolute(), name)
+    run = find_run(directory.absolute(), name)
+    if run is None:
+        raise UsageError(
+            "no recorded run here",
+            where=str(directory),
+            remedy="give a run directory, or the output directory of a run that spyke-kohya started",
+        )
     record = _read_record(run)
     root = Path(record.get("cwd") or run.output_dir)
     plan, settings = record.get("plan") or {}, record.get("settings") or {}
     found = find_checkpoints(run.output_dir, name or record.get("output_name"))
-    found = recorded(found, record.get("checkpoints") or (), run.output_dir)
-    candidates = one_per_step(place(found, plan.get("steps_per_epoch"), plan.get("total_steps")))
+    found = recorded(found, record, run.output_dir)
+    overwritten = tuple(one.file for one in found if one.problem == OVERWRITTEN)
+    steps = one_per_step(place(found, plan.get("steps_per_epoch"), plan.get("total_steps")))
+    candidates = tuple(one for one in steps if one.file)
     if not candidates:
-        raise NothingToRank("no readable checkpoint of this run", where=str(run.output_dir))
-    return Subject(
+        why = f"; {OVERWRITTEN}: {', '.join(file.name for file in overwritten)}" if overwritten else ""
+        raise NothingToRank(f"no readable checkpoint of this run{why}", where=str(run.output_dir))
+    return RecordedRun(
         run=run,
         root=root,
         record=record,
         settings={**settings, **_from_metadata(found)},
         target=record.get("target") or "cpu",
-        candidates=tuple(candidates),
+        candidates=candidates,
         datasets=_read_datasets(run, settings),
-    )
-
-
-def _find_run(directory: Path, name: str | None) -> RunDirectory:
-    if RunDirectory(directory).record.is_file():
-        return RunDirectory(directory)
-    for run in runs_under(directory):
-        if run.record.is_file() and name in (None, _read_record(run).get("output_name")):
-            return run
-    raise UsageError(
-        "no recorded run here",
-        where=str(directory),
-        remedy="give a run directory, or the output directory of a run that spyke-kohya started",
+        overwritten=overwritten,
     )
 
 
@@ -107,7 +106,7 @@ def _read_record(run: RunDirectory) -> dict[str, Any]:
         raise UsageError(f"the run's record can't be read: {fault}", where=str(run.record)) from fault
 
 
-def _from_metadata(found: list[Checkpoint]) -> dict[str, Any]:
+def _from_metadata(found: list[FoundCheckpoint]) -> dict[str, Any]:
     """What the checkpoints themselves say of how their loss is to be measured; it wins over the record."""
     facts = next((one.facts for one in reversed(found) if one.readable), None)
     names = ("clip_skip", "v2", "v_parameterization")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from spyke_kohya.errors import EngineError, NothingToRank, UsageError
+from spyke_kohya.errors import EngineError, NothingToRank, SpykeError, UsageError
 from spyke_kohya.formats.tfevents import find_event_files, losses_from_events
 from spyke_kohya.rank.checkpoints import (
-    Checkpoint,
+    FoundCheckpoint,
     find_checkpoints,
     merged_facts,
     one_per_step,
@@ -22,16 +23,13 @@ from spyke_kohya.rank.checkpoints import (
 )
 from spyke_kohya.rank.heldout import Context, judge_heldout
 from spyke_kohya.rank.heldout_file import has_evaluation, read_evaluation
-from spyke_kohya.rank.heldout_result import HeldoutRanking
 from spyke_kohya.rank.logs import read_losses
 from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.norms import blown_up, weight_norm
 from spyke_kohya.rank.ranking import rank
-from spyke_kohya.rank.result import Candidate, Measure, Ranking
+from spyke_kohya.rank.result import Candidate, Evidence, HeldoutRanking, Measure, Ranking, TrainingRanking
 from spyke_kohya.rank.training_info import Facts, facts_from_run
 from spyke_kohya.record.rundir import RunDirectory, runs_under
-
-Evidence = Literal["avr_loss", "loss", "heldout"]
 
 
 @dataclass(frozen=True)
@@ -41,28 +39,28 @@ class RankResult:
     title: str
     directory: Path
     run_dir: Path | None
-    curve: LossCurve
-    ranking: Ranking
+    ranking: Ranking[Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """The shape of ``rank --json``; ``directory`` is where its files are."""
+        """Return the shape of ``rank --json``; ``directory`` is where its files are."""
         run_dir = str(self.run_dir) if self.run_dir else None
         return {**self.ranking.to_dict(), "title": self.title, "directory": str(self.directory), "run_dir": run_dir}
 
 
 @dataclass(frozen=True)
-class HeldoutResult:
-    """A ranking by held-out loss and what it was made from; ``title`` names the training."""
+class TrainingResult(RankResult):
+    """A ranking by training loss, with the whole curve."""
 
-    title: str
-    directory: Path
+    ranking: TrainingRanking
+    curve: LossCurve
+
+
+@dataclass(frozen=True)
+class HeldoutResult(RankResult):
+    """A ranking by what ``evaluate`` measured."""
+
     run_dir: Path
     ranking: HeldoutRanking
-
-    def to_dict(self) -> dict[str, Any]:
-        """The shape of ``rank --by heldout --json``; ``directory`` is where its files are."""
-        places = {"title": self.title, "directory": str(self.directory), "run_dir": str(self.run_dir)}
-        return {**self.ranking.to_dict(), **places}
 
 
 def rank_best(
@@ -73,36 +71,70 @@ def rank_best(
     window: int | None = None,
     name: str | None = None,
     every: int | None = None,
-) -> RankResult | HeldoutResult:
+) -> TrainingResult | HeldoutResult:
     """Rank by the evidence that was asked for, else by the best there is: held-out losses, else avr_loss.
 
-    Raises UsageError and NothingToRank.
+    Where an evaluation ranks nothing, the first note says why. Raises UsageError and NothingToRank.
     """
+    note = ""
     if by == "heldout" or (by is None and losses is None):
         run_dir, output_dir = _run_and_output(source, name, search=True)
-        if run_dir and has_evaluation(RunDirectory(run_dir)):
-            found = rank_heldout(run_dir, output_dir)
-            if by == "heldout" or found.ranking.kind == "heldout":
-                return found
-        elif by == "heldout":
-            remedy = "measure it: spyke-kohya evaluate RUN"
-            raise NothingToRank("no evaluated run here", where=str(source), remedy=remedy)
+        if by == "heldout":
+            if run_dir is None or not has_evaluation(RunDirectory(run_dir)):
+                remedy = "measure it: spyke-kohya evaluate RUN"
+                raise NothingToRank("no evaluated run here", where=str(source), remedy=remedy)
+            return rank_heldout(run_dir, output_dir)
+        found, note = heldout_beside(run_dir, output_dir)
+        if found and not found.ranking.ranks_nothing:
+            return found
     measure: Measure = "loss" if by == "loss" else "avr_loss"
-    return rank_directory(source, losses=losses, window=window, name=name, every=every, by=measure)
+    result = rank_directory(source, losses=losses, window=window, name=name, every=every, by=measure)
+    notes = (note, *result.ranking.notes) if note else result.ranking.notes
+    return replace(result, ranking=replace(result.ranking, notes=notes))
+
+
+def find_run(directory: Path, name: str | None = None) -> RunDirectory | None:
+    """Return the run of a run directory, or an output directory's newest recorded one, whether it has losses or not."""
+    if RunDirectory(directory).record.is_file():
+        return RunDirectory(directory)
+    with_record = (run for run in runs_under(directory) if run.record.is_file())
+    return next((run for run in with_record if name is None or name == _facts_of_run(run.path).output_name), None)
+
+
+def heldout_beside(run_dir: Path | None, output_dir: Path) -> tuple[HeldoutResult | None, str]:
+    """Return a run's ranking by held-out losses, or why there is none: a sentence where an evaluation was begun."""
+    if run_dir is None or not has_evaluation(RunDirectory(run_dir)):
+        return None, ""
+    try:
+        return rank_heldout(run_dir, output_dir), ""
+    except NothingToRank as fault:
+        return None, f"An evaluation was begun and ranks nothing: {fault.what} ({fault.where}); {fault.remedy}."
 
 
 def rank_heldout(run_dir: Path, output_dir: Path) -> HeldoutResult:
-    """Rank a run's checkpoints by what ``evaluate`` measured, with avr_loss and the norms of their weights beside."""
+    """Rank a run's checkpoints by what ``evaluate`` measured, with avr_loss and the norms of their weights beside.
+
+    What stands beside and can't be read is missing there, and a note says so. Raises NothingToRank.
+    """
     evaluation = read_evaluation(RunDirectory(run_dir))
-    steps = evaluation.steps
-    norms = {
-        step: weight_norm(file).total for step, file in zip(steps, evaluation.files, strict=True) if file.is_file()
-    }
-    leaps = blown_up([norms[step] for step in sorted(norms)])
-    source = _losses_in(RunDirectory(run_dir))
-    averages = read_losses(source).averages_at(steps) if source else {}
-    context = Context(norms, averages, tuple(sorted(norms)[i] for i in leaps))
-    return HeldoutResult(run_dir.name, output_dir, run_dir, judge_heldout(evaluation, context))
+    norms: dict[int, float] = {}
+    averages: dict[int, float] = {}
+    faults = []
+    for one in evaluation.candidates:
+        if one.file and one.file.is_file():
+            try:
+                norms[one.step] = weight_norm(one.file).total
+            except NothingToRank as fault:
+                faults.append(f"No norm of {one.file.name}: {fault.what}.")
+    try:
+        source = _losses_in(RunDirectory(run_dir))
+        averages = read_losses(source).averages_at(evaluation.steps) if source else {}
+    except SpykeError as fault:
+        faults.append(f"avr_loss is not shown: {fault.what} ({fault.where}).")
+    steps = sorted(norms)
+    leaps = tuple(steps[i] for i in blown_up([norms[step] for step in steps]))
+    ranking = judge_heldout(evaluation, Context(norms, averages, leaps, tuple(faults)))
+    return HeldoutResult(run_dir.name, output_dir, run_dir, ranking)
 
 
 def rank_directory(
@@ -113,7 +145,7 @@ def rank_directory(
     name: str | None = None,
     every: int | None = None,
     by: Measure = "avr_loss",
-) -> RankResult:
+) -> TrainingResult:
     """Rank by training loss the checkpoints of an output directory, or of the one a run directory belongs to.
 
     ``source`` may also be what holds the losses: a TensorBoard folder, a saved console or a CSV file; the checkpoints
@@ -130,7 +162,7 @@ def rank_directory(
     _check_name(found, name, output_dir)
     facts = Facts(window=window).or_else(record).or_else(curve.facts).or_else(merged_facts(found))
     curve = curve.with_facts(facts)
-    known = recorded(found, _checkpoints_of_run(run_dir), output_dir)
+    known = recorded(found, _record_of(run_dir), output_dir)
     placed = place(known, _steps_per_epoch(facts), curve.last_step)
     unreadable = [(one.file, one.problem) for one in placed if not one.readable]
     candidates = one_per_step(placed) if placed else _without_files(curve, every, output_dir)
@@ -138,7 +170,7 @@ def rank_directory(
         raise _all_unreadable(unreadable, output_dir)
     ranking = rank(curve, _thinned(candidates, every), unreadable=unreadable, by=by)
     title = run_dir.name if run_dir else facts.output_name or directory.resolve().name
-    return RankResult(title, output_dir, run_dir, curve, ranking)
+    return TrainingResult(title, output_dir, run_dir, ranking, curve)
 
 
 def _split_source(source: Path, losses: Path | None) -> tuple[Path, Path | None]:
@@ -176,7 +208,7 @@ def _losses_in(run: RunDirectory) -> Path | None:
         return run.losses
     if _is_resumed(run):
         return None
-    if any(_holds_losses(file) for file in find_event_files(run.tensorboard)):
+    if _hold_losses(find_event_files(run.tensorboard)):
         return run.tensorboard
     return run.console if run.console.is_file() and b"avr_loss=" in run.console.read_bytes() else None
 
@@ -188,9 +220,9 @@ def _is_resumed(run: RunDirectory) -> bool:
         return False
 
 
-def _holds_losses(event_file: Path) -> bool:
+def _hold_losses(event_files: Sequence[Path]) -> bool:
     try:
-        return bool(losses_from_events([event_file]))
+        return bool(losses_from_events(event_files))
     except EngineError:  # damaged: the console has the losses too
         return False
 
@@ -222,12 +254,6 @@ def _record_of(run_dir: Path | None) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _checkpoints_of_run(run_dir: Path | None) -> list[dict[str, Any]]:
-    """What the run itself has recorded of its checkpoints."""
-    recorded = _record_of(run_dir).get("checkpoints")
-    return [one for one in recorded if isinstance(one, dict)] if isinstance(recorded, list) else []
-
-
 def _losses_of(run_dir: Path | None, directory: Path) -> Path:
     found = _losses_in(RunDirectory(run_dir)) if run_dir else None
     if found:
@@ -240,7 +266,7 @@ def _losses_of(run_dir: Path | None, directory: Path) -> Path:
     )
 
 
-def _check_name(found: list[Checkpoint], name: str | None, directory: Path) -> None:
+def _check_name(found: list[FoundCheckpoint], name: str | None, directory: Path) -> None:
     names = [] if found or name is None else output_names(directory)
     if names:
         raise UsageError(f"no checkpoint named {name} here; there is {', '.join(names)}", where=str(directory))

@@ -13,7 +13,7 @@ from typing import Any
 import toml
 
 from spyke_kohya.errors import NothingToRank, PresetError, UsageError
-from spyke_kohya.rank.directory import RankResult, rank_best, rank_directory
+from spyke_kohya.rank.directory import TrainingResult, rank_best, rank_directory
 from spyke_kohya.record.exclusive import as_it_is
 from spyke_kohya.record.rundir import RUNS, RunDirectory, runs_under
 from spyke_kohya.repeat.lock import flattened
@@ -91,7 +91,7 @@ def summarize(run: RunDirectory) -> RunSummary:
     )
 
 
-def ranked(run: RunDirectory) -> RankResult | None:
+def ranked(run: RunDirectory) -> TrainingResult | None:
     """The ranking of a run, where there is one."""
     try:
         return rank_directory(run.path)

@@ -11,7 +11,7 @@ from typing import Any
 from spyke_kohya.engine.command import expand_home
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.rank.checkpoints import find_checkpoints
-from spyke_kohya.rank.directory import HeldoutResult, RankResult, rank_best
+from spyke_kohya.rank.directory import RankResult, rank_best
 from spyke_kohya.record.rundir import RunDirectory
 
 
@@ -71,7 +71,7 @@ def record_of(run: Path | None) -> dict[str, Any]:
         raise NothingToRank(f"this run's record is not JSON: {fault}", where=str(run)) from fault
 
 
-def _file_of(result: RankResult | HeldoutResult, step: int) -> Path:
+def _file_of(result: RankResult, step: int) -> Path:
     found = find_checkpoints(result.directory, record_of(result.run_dir).get("output_name"))
     files = [one.file for one in found if one.readable and one.step == step]
     if not files:
