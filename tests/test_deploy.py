@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -12,10 +18,11 @@ import pytest
 from safetensors import safe_open
 
 from spyke_kohya.engine.lora_file import alphas_of, data_sha256, read_lora, write_with_metadata
-from spyke_kohya.errors import DeployError, NothingToRank
+from spyke_kohya.errors import DeployError, NothingToRank, UsageError
+from spyke_kohya.presets.training import Deploy
 from spyke_kohya.ship.choose import choose
 from spyke_kohya.ship.deploy import check_lora, deploy, deployed_in, find_place, undo
-from tests.commands import spyke
+from tests.commands import PROJECT, spyke
 from tests.recorded import record_run, write_lora
 
 NOW = datetime(2026, 2, 21, 9, 0, 0)
@@ -256,3 +263,277 @@ def test_the_preset_can_name_the_place(tmp_path, comfy):
     (run / "run.json").write_text(json.dumps(record))
     assert spyke("deploy", str(run)).returncode == 0
     assert (comfy / "models/loras/named.safetensors").is_file()
+
+
+BAD_NAMES = [
+    "", ".", "..", "../../x", "/abs/x", "char/x", "char\\x", ".hidden", "a\nb", "\x1b[2J", "\udcff", "x" * 201,
+    "\u00e9" * 101,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_is_no_plain_file_name_is_refused_wherever_it_comes_from(run, comfy, name):
+    with pytest.raises(UsageError, match="--name"):
+        choose(run, name=name)
+    with pytest.raises(ValueError, match="name"):
+        Deploy(to=str(comfy), name=name)
+    change_record(run, preset={"document": {"deploy": {"to": str(comfy), "name": name}}})
+    with pytest.raises(DeployError, match=r"\[deploy\] name") as fault:
+        choose(run)
+    assert "--name" in fault.value.remedy
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "spyke v1.5 (best)", "\u30b9\u30d1\u30a4\u30af"])
+def test_any_other_name_is_taken_replaced_and_undone(run, comfy, name):
+    place = find_place(comfy)
+    write_lora(place.file(name), seed=5)
+    before = files_in(place.folder)
+    deploy(choose(run, name=name), place, now=NOW, replace=True)
+    assert Deploy(to="x", name=name).name == name
+    undo(place, name)
+    assert files_in(place.folder) == before
+
+
+def test_a_name_that_leaves_the_folder_writes_and_removes_nothing(tmp_path, run, comfy):
+    deploy(choose(run, name="kept"), find_place(comfy), now=NOW)
+    before = sorted(tmp_path.rglob("*"))
+    for words in ((), ("--undo",)):
+        done = spyke("deploy", run, "--to", comfy, "--name", "char/kept", *words)
+        assert (done.returncode, "--name" in done.stderr) == (2, True), done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def change_record(run: Path, **parts: object) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | parts))
+
+
+def test_what_was_deployed_is_taken_back_when_its_runs_are_gone(run, comfy):
+    output = run.parents[1]
+    assert spyke("deploy", output, "--to", comfy, "--name", "spyke_v1").returncode == 0
+    shutil.rmtree(output / "runs")
+    for file in output.glob("*.safetensors"):
+        file.unlink()
+    done = spyke("deploy", output, "--to", comfy, "--undo")
+    assert done.returncode == 0, done.stderr
+    assert list((comfy / "models/loras").iterdir()) == []
+    done = spyke("deploy", output, "--to", comfy, "--undo")
+    assert (done.returncode, "nothing" in done.stderr) == (8, True)
+
+
+def test_an_undo_needs_no_losses_to_find_the_place_and_the_name(run, comfy):
+    change_record(run, preset={"document": {"deploy": {"to": str(comfy), "name": "named"}}})
+    assert spyke("deploy", run).returncode == 0
+    (run / "losses.csv").unlink()
+    (run / "console.log").unlink()
+    done = spyke("deploy", run.parents[1], "--undo")
+    assert done.returncode == 0, done.stderr
+    assert list((comfy / "models/loras").iterdir()) == []
+
+
+def test_an_undo_of_one_of_several_asks_which(run, comfy):
+    for name in ("one", "two"):
+        deploy(choose(run, name=name), find_place(comfy), now=NOW)
+    done = spyke("deploy", run, "--to", comfy, "--undo")
+    assert (done.returncode, "one, two" in done.stderr, "--name" in done.stderr) == (2, True, True)
+    assert len(deployed_in(find_place(comfy))) == 2
+
+
+BROKEN_NOTES = {
+    "cut": b"{",
+    "empty": b"",
+    "no table": b"[]",
+    "nested": b"[" * 100_000,
+    "no text": b"\xff\xfe",
+    "without a hash": b'{"how": "copied", "replaced": null, "deployed_at": ""}',
+    "of other types": b'{"sha256": 1, "how": "thrown", "replaced": 3, "deployed_at": null}',
+    "leading away": b'{"sha256": "", "how": "copied", "replaced": "../../x.replaced-1", "deployed_at": ""}',
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_NOTES.values(), ids=BROKEN_NOTES)
+def test_a_history_that_cannot_be_read_costs_its_own_line_alone(run, comfy, content):
+    place = find_place(comfy)
+    deploy(choose(run), place, now=NOW)
+    place.provenance("broken").write_bytes(content)
+    assert [(one.name, one.state) for one in deployed_in(place)] == [("broken", "unreadable"), ("spyke", "as deployed")]
+    with pytest.raises(DeployError, match="history"):
+        undo(place, "broken")
+    assert place.provenance("broken").read_bytes() == content
+
+
+def test_a_history_of_an_older_release_or_of_none_is_listed(run, comfy):
+    place = find_place(comfy)
+    deploy(choose(run), place, now=NOW)
+    place.provenance("old").write_text('{"sha256": "", "how": "copied", "replaced": null, "deployed_at": ""}')
+    listed = spyke("list", comfy)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["old", "spyke"]
+
+
+def test_a_lora_or_a_history_that_is_no_file_is_said_and_stops_nothing(run, comfy):
+    place = find_place(comfy)
+    for name in ("folder", "pipe", "spyke"):
+        deploy(choose(run, name=name), place, now=NOW)
+    for make, name in ((Path.mkdir, "folder"), (os.mkfifo, "pipe")):
+        place.file(name).unlink()
+        make(place.file(name))
+    os.mkfifo(place.provenance("nothing"))
+    listed = spyke("list", comfy)
+    assert listed.returncode == 0, listed.stderr
+    lines = {line.split()[0]: line for line in listed.stdout.splitlines()}
+    assert all("unreadable" in lines[name] for name in ("folder", "pipe", "nothing"))
+    assert "as deployed" in lines["spyke"]
+    assert {one["state"] for one in json.loads(spyke("list", comfy, "--json").stdout)} == {"unreadable", "as deployed"}
+
+
+def spyke_program(program: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """``spyke-kohya WORDS`` in an interpreter whose files do what ``program`` says."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+
+
+SPOILING = """
+import sys
+from pathlib import Path
+spoilt = []
+def spoil(event, args):
+    if event == "open" and args[1] == "r" and Path(str(args[0])).name.startswith(".") and not spoilt:
+        spoilt.append(args[0])
+        with open(args[0], "r+b") as copy:
+            copy.seek(-1, 2)
+            copy.write(b"?")
+sys.addaudithook(spoil)
+from spyke_kohya.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["--metadata"]])
+def test_a_copy_that_differs_from_its_source_is_refused_and_removed(run, comfy, words):
+    """The copy's last byte changes on the disk before it is read back for the first time."""
+    old = write_lora(comfy / "models/loras/spyke.safetensors", seed=5)
+    before = files_in(old.parent)
+    done = spyke_program(SPOILING, "deploy", run, "--to", comfy, "--replace", *words)
+    assert (done.returncode, "the copy differs from the checkpoint" in done.stderr) == (8, True), done.stderr
+    assert files_in(old.parent) == before
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, run, comfy):
+    """A file system of 900 kB has room for this LoRA of 60 kB, and not for the megabyte to spare."""
+    mounted = [
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=900k tmpfs "$0" && mkdir -p "$0/models/loras" && "$@"',
+    ]
+    if not shutil.which("unshare") or subprocess.run([*mounted, comfy, "true"], capture_output=True).returncode:
+        pytest.skip("needs Linux and the right to mount in a namespace of its own")
+    command = [sys.executable, "-m", "spyke_kohya.cli", "deploy", run, "--to", comfy]
+    script = '"$@"; code=$?; ls -A "$0/models/loras"; exit $code'
+    done = subprocess.run(
+        [*mounted, comfy, "sh", "-c", script, comfy, *command],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (8, ""), done.stderr
+    assert "the disk is full: 1 MB are free, 1 MB are needed" in done.stderr
+
+
+def test_two_replacements_in_one_second_keep_both_old_files(run, comfy):
+    place = find_place(comfy)
+    write_lora(place.file("spyke"), seed=5)
+    before = files_in(place.folder)
+    for step in (40, 60):
+        deploy(choose(run, step=step), place, now=NOW, replace=True)
+    undo(place, "spyke")
+    undo(place, "spyke")
+    assert files_in(place.folder) == before
+
+
+WAITING = """
+import sys
+def told(event, args):
+    if event == "fcntl.flock":
+        print("waiting", flush=True)
+sys.addaudithook(told)
+from spyke_kohya.cli import main
+main()
+"""
+
+
+def test_two_deployments_at_once_take_turns(run, comfy):
+    """The second looks at what is there when the first is done, so it doesn't write over it."""
+    place = find_place(comfy)
+    handle = os.open(place.folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    command = [sys.executable, "-c", WAITING, "deploy", str(run), "--to", str(comfy)]
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(PROJECT)})
+    assert second.stdout is not None
+    assert second.stdout.readline() == b"waiting\n"
+    write_lora(place.file("spyke"), seed=5)
+    before = files_in(place.folder)
+    os.close(handle)
+    second.communicate(timeout=60)
+    assert (second.returncode, files_in(place.folder)) == (8, before)
+
+
+def test_an_undo_without_the_file_that_was_replaced_changes_nothing(run, comfy):
+    place = find_place(comfy)
+    write_lora(place.file("spyke"), seed=5)
+    done = deploy(choose(run), place, now=NOW, replace=True)
+    (place.folder / done.provenance["replaced"]).unlink()
+    before = files_in(place.folder)
+    with pytest.raises(DeployError, match="is gone"):
+        undo(place, "spyke")
+    assert files_in(place.folder) == before
+
+
+FAILING = """
+import os, sys
+how, step, done = sys.argv.pop(1), int(sys.argv.pop(1)), []
+def fail(event, args):
+    if event == "os.rename" or (event == "open" and args[1] == "x"):
+        done.append(event)
+        if len(done) == step:
+            if how == "killed":
+                os._exit(9)
+            raise OSError(5, "Input/output error")
+sys.addaudithook(fail)
+from spyke_kohya.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_a_disk_that_fails_at_any_moment_leaves_everything_as_it_was(run, comfy, step):
+    place = find_place(comfy)
+    deploy(choose(run, step=20), place, now=NOW)
+    before = files_in(place.folder)
+    done = spyke_program(FAILING, "fails", step, "deploy", run, "--to", comfy, "--replace")
+    if step == 8:
+        undo(place, "spyke")
+    assert (done.returncode, "nothing was changed" in done.stderr) == ((0, False) if step == 8 else (8, True))
+    assert files_in(place.folder) == before
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_a_deployment_that_is_killed_loses_no_file(run, comfy, step):
+    old = write_lora(comfy / "models/loras/spyke.safetensors", seed=5).read_bytes()
+    assert spyke_program(FAILING, "killed", step, "deploy", run, "--to", comfy, "--replace").returncode in (9, 0)
+    assert old in files_in(comfy / "models/loras").values()
+
+
+def test_a_folder_that_cannot_be_synced_is_no_fault(run, comfy, monkeypatch):
+    """Some network shares refuse it."""
+    sync = os.fsync
+
+    def refuse_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(22, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    assert deploy(choose(run), find_place(comfy), now=NOW).state == "as deployed"

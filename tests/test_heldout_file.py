@@ -13,6 +13,7 @@ from evaluated import write_evaluation, write_rows
 from recorded import record_run, write_lora
 
 from spyke_kohya.errors import NothingToRank
+from spyke_kohya.files import sha256_of
 from spyke_kohya.rank.directory import rank_best, rank_heldout
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.report.overview import summarize
@@ -57,6 +58,19 @@ def test_two_checkpoints_of_one_file_name_each_have_their_own_loss(run):
         150: "segment",
     }
     assert choose(run).checkpoint.parent.name == "segment"
+
+
+def test_a_step_that_is_asked_for_is_the_run_s_own_file_of_it(run):
+    output, entries = run.parent.parent, []
+    for name, (step, _) in clash(run).items():
+        about = {"size_bytes": (output / name).stat().st_size, "sha256": sha256_of(output / name), "problem": ""}
+        entries.append({"file": name, "step": step, **about})
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"checkpoints": entries}))
+    assert choose(run, step=150).checkpoint.parent.name == "segment"
+    write_lora(output / "spyke-step00000040.safetensors", step=40, seed=9)
+    with pytest.raises(NothingToRank, match="no checkpoint of step 40"):
+        choose(run, step=40)
 
 
 def test_what_was_recorded_under_a_name_that_two_checkpoints_share_is_nobody_s_loss(run):

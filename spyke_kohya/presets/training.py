@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from spyke_kohya.engine.options import RESERVED, OptionFault, OptionValue, check_option, parser_defaults
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding, error, errors_in
 
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
+_LONGEST_NAME_BYTES = 200  # of the 255 of a file's name: one that is set aside is longer
 
 
 class Launch(BaseModel):
@@ -91,6 +92,15 @@ class Samples(BaseModel):
     """A sampler of sd-scripts' gen_img.py."""
 
 
+def lora_name(name: str) -> str:
+    """Return the name of a deployed LoRA. Raises ValueError where NAME.safetensors is no plain file of its folder."""
+    if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name:
+        raise ValueError("the name of a LoRA has no slash, no control character and no dot at its beginning")
+    if len(name.encode()) > _LONGEST_NAME_BYTES:
+        raise ValueError(f"the name of a LoRA has at most {_LONGEST_NAME_BYTES} bytes")
+    return name
+
+
 class Deploy(BaseModel):
     """Where `deploy` puts the chosen checkpoint, if the command doesn't say."""
 
@@ -99,7 +109,7 @@ class Deploy(BaseModel):
     to: Annotated[str, Field(min_length=1)]
     """The directory of ComfyUI, A1111 or Forge."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\]+$")] | None = None
+    name: Annotated[str, AfterValidator(lora_name)] | None = None
     """The LoRA's name there, without .safetensors; else the output_name."""
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.engine.command import expand_home
-from spyke_kohya.errors import NothingToRank
-from spyke_kohya.rank.checkpoints import find_checkpoints
+from spyke_kohya.errors import DeployError, NothingToRank, UsageError
+from spyke_kohya.presets.training import lora_name
+from spyke_kohya.rank.checkpoints import find_checkpoints, recorded
 from spyke_kohya.rank.directory import RankResult, rank_best
-from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.record.rundir import RunDirectory, runs_under
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,13 @@ class Shipment:
 
 
 def choose(directory: Path, *, step: int | None = None, name: str | None = None) -> Shipment:
-    """The first checkpoint of the test order in an output or run directory, or that of ``step``.
+    """Return the first checkpoint of the test order in an output or run directory, or that of ``step``.
 
-    ``name`` is what it will be called; else [deploy] name, else the output_name. Raises NothingToRank.
+    ``name`` is what it will be called; else [deploy] name, else the output_name. Raises NothingToRank, and UsageError
+    or DeployError for a name that no LoRA can have.
     """
+    if name is not None:
+        check_name(name)
     result = rank_best(directory)
     record = record_of(result.run_dir)
     chosen = result.ranking.test_order[0].candidate
@@ -44,7 +48,7 @@ def choose(directory: Path, *, step: int | None = None, name: str | None = None)
     document = _table(_table(record, "preset"), "document")
     return Shipment(
         checkpoint=file,
-        name=name or _table(document, "deploy").get("name") or output_name,
+        name=name or _recorded_name(document, output_name),
         step=chosen.step if step is None else step,
         run=result.run_dir,
         output_name=output_name,
@@ -55,10 +59,28 @@ def choose(directory: Path, *, step: int | None = None, name: str | None = None)
 
 
 def place_on_record(directory: Path) -> str | None:
-    """[deploy] to of the preset that a directory's newest run was started with."""
-    record = record_of(rank_best(directory).run_dir)
+    """Return [deploy] to of the preset that a run, or the newest run of an output directory, was started with."""
+    runs = [RunDirectory(directory), *runs_under(directory)]
+    record = record_of(next((run.path for run in runs if run.record.is_file()), None))
     to = _table(_table(_table(record, "preset"), "document"), "deploy").get("to")
     return to if isinstance(to, str) else None
+
+
+def check_name(name: str) -> str:
+    """Return the name that a person gave a LoRA. Raises UsageError where it is no plain file's name."""
+    try:
+        return lora_name(name)
+    except ValueError as fault:
+        raise UsageError(f"--name {name!r}: {fault}", remedy="choose another --name") from fault
+
+
+def _recorded_name(document: Mapping[str, Any], output_name: str) -> str:
+    named = _table(document, "deploy").get("name")
+    name, where = (output_name, "output_name") if named is None else (str(named), "[deploy] name")
+    try:
+        return lora_name(name)
+    except ValueError as fault:
+        raise DeployError(f"{where} is {name!r}: {fault}", remedy="give it another name with --name") from fault
 
 
 def record_of(run: Path | None) -> dict[str, Any]:
@@ -72,7 +94,8 @@ def record_of(run: Path | None) -> dict[str, Any]:
 
 
 def _file_of(result: RankResult, step: int) -> Path:
-    found = find_checkpoints(result.directory, record_of(result.run_dir).get("output_name"))
+    record = record_of(result.run_dir)
+    found = recorded(find_checkpoints(result.directory, record.get("output_name")), record, result.directory)
     files = [one.file for one in found if one.readable and one.step == step]
     if not files:
         steps = sorted({one.step for one in found if one.readable and one.step is not None})

@@ -1,21 +1,25 @@
 """Ship it: put a chosen checkpoint where ComfyUI, A1111 or Forge looks for LoRAs, with its history, undoably.
 
-Which checkpoint to ship is left to ``shipment.py``; what a LoRA file is, to ``engine/lora_file.py``.
+Which checkpoint to ship is left to ``choose.py``; what a LoRA file is, to ``engine/lora_file.py``.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
+import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spyke_kohya import __version__
 from spyke_kohya.engine.base_model import inspect_base_model
@@ -27,7 +31,8 @@ from spyke_kohya.engine.lora_file import (
     read_lora,
     write_with_metadata,
 )
-from spyke_kohya.errors import DeployError
+from spyke_kohya.errors import DeployError, UsageError
+from spyke_kohya.files import sha256_of, write_whole
 from spyke_kohya.formats.tensor_file import TensorFileError
 from spyke_kohya.ship.choose import Shipment
 
@@ -37,6 +42,7 @@ _SUFFIX = ".safetensors"
 _SPARE_BYTES = 1 << 20
 
 Ui = Literal["ComfyUI", "A1111 or Forge"]
+State = Literal["as deployed", "changed since", "missing", "unreadable"]
 
 # Where each keeps its LoRAs, and what else tells it: a fresh install has no LoRA folder yet.
 _LAYOUTS: tuple[tuple[Ui, str, tuple[str, ...]], ...] = (
@@ -61,15 +67,31 @@ class Place:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A deployed file and what its provenance says; ``state`` is what is true of it now."""
+    """A deployed file and its provenance; ``state`` is true of it now, and ``problem`` says why it is unreadable."""
 
     name: str
     file: Path
-    state: Literal["as deployed", "changed since", "missing"]
+    state: State
     provenance: Mapping[str, Any]
+    problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "file": str(self.file), "state": self.state, **self.provenance}
+        problem = {"problem": self.problem} if self.problem else {}
+        return {"name": self.name, "file": str(self.file), "state": self.state, **problem, **self.provenance}
+
+
+class _Provenance(BaseModel):
+    """What is relied on in a provenance that is read back; the rest of it stays as it is."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, defer_build=True)
+
+    sha256: str
+    how: Literal["copied", "linked", "was there"]
+    replaced: Annotated[str, Field(pattern=r"^[^/\\]+\.replaced-[^/\\]+$")] | None
+    source: str = ""
+    run: str | None = None
+    run_directory: str | None = None
+    step: int | None = None
 
 
 def find_place(directory: Path) -> Place:
@@ -110,12 +132,8 @@ def deploy(
     if link and metadata:
         raise DeployError("a link can't have a header of its own", remedy="deploy with --link or with --metadata")
     header = _metadata_of(shipment) if metadata else {}
-    try:
-        place.folder.mkdir(parents=True, exist_ok=True)
-        with _prepared(lora, place.file(shipment.name), header, link=link) as fresh:
-            return _put(fresh, lora, shipment, place, now, replace=replace, how=("linked" if link else "copied"))
-    except OSError as fault:
-        raise _disk_fault(fault, place.folder) from fault
+    with _held(place.folder), _prepared(lora, place.folder, header, link=link) as fresh:
+        return _put(fresh, lora, shipment, place, now, replace=replace, how="linked" if link else "copied")
 
 
 def check_lora(path: Path, base: Path | None = None) -> LoraFile:
@@ -141,33 +159,62 @@ def check_lora(path: Path, base: Path | None = None) -> LoraFile:
 
 
 def undo(place: Place, name: str) -> str:
-    """Take a deployed file away and put back what was there before it. Says what was done; raises DeployError."""
-    record = _read_provenance(place.provenance(name))
-    file = place.file(name)
+    """Take a deployed file away and put back what was there before it. Returns what was done. Raises DeployError."""
+    file, note = place.file(name), place.provenance(name)
+    record = _read_provenance(note)
     if _state_of(file, record) == "changed since":
         remedy = "move it away yourself, then undo again"
         raise DeployError("this file is not the one that was deployed", where=str(file), remedy=remedy)
+    mark = (record["replaced"] or "").rpartition(".replaced-")[2]
+    if mark and not os.path.lexists(_aside(file, mark)):
+        remedy = f"to do without it, delete {file.name} and {note.name} yourself"
+        raise DeployError("the file that it replaced is gone", where=str(_aside(file, mark)), remedy=remedy)
+    with _held(place.folder):
+        if record["how"] != "was there":
+            _restore(file, mark)
+        _restore(note, mark)
     if record["how"] == "was there":
-        place.provenance(name).unlink()
         return f"{file} was there before it was deployed, and stays"
-    file.unlink(missing_ok=True)
-    place.provenance(name).unlink()
-    if not record["replaced"]:
-        return f"removed {file}"
-    (place.folder / record["replaced"]).replace(file)
-    before = place.folder / _set_aside_name(place.provenance(name).name, record["deployed_at"])
-    if before.is_file():
-        before.replace(place.provenance(name))
-    return f"removed what was deployed, and put back what {file} was before"
+    return f"removed what was deployed, and put back what {file} was before" if mark else f"removed {file}"
 
 
 def deployed_in(place: Place) -> list[Deployed]:
-    """What this project deployed there, by name; files are read to tell whether they are still the same."""
-    found = []
-    for path in sorted(place.folder.glob(f"*{PROVENANCE_SUFFIX}")):
-        name, record = path.name.removesuffix(PROVENANCE_SUFFIX), _read_provenance(path)
-        found.append(Deployed(name, place.file(name), _state_of(place.file(name), record), record))
-    return found
+    """Return what this project deployed there, by name; the files are read to see whether they are still the same."""
+    return [_deployed(place, name) for name in _names(place)]
+
+
+def name_of(directory: Path, place: Place) -> str:
+    """Return the name under which a checkpoint of an output or run directory is deployed.
+
+    Raises DeployError where none is, and UsageError where several are.
+    """
+    names = [name for name in _names(place) if _is_from(directory.resolve(), place.provenance(name))]
+    if not names:
+        remedy = f"`spyke-kohya list {place.folder}` shows what was; name it with --name"
+        raise DeployError(f"nothing that is deployed there is of {directory}", where=str(place.folder), remedy=remedy)
+    if len(names) > 1:
+        raise UsageError(f"several are of {directory}: {', '.join(names)}", remedy="name one with --name")
+    return names[0]
+
+
+def _names(place: Place) -> list[str]:
+    return sorted(note.name.removesuffix(PROVENANCE_SUFFIX) for note in place.folder.glob(f"*{PROVENANCE_SUFFIX}"))
+
+
+def _deployed(place: Place, name: str) -> Deployed:
+    file, record = place.file(name), {}
+    try:
+        record = _read_provenance(place.provenance(name))
+        return Deployed(name, file, _state_of(file, record), record)
+    except DeployError as fault:
+        return Deployed(name, file, "unreadable", record, f"{fault.what}: {fault.where}")
+
+
+def _is_from(directory: Path, note: Path) -> bool:
+    with suppress(DeployError):
+        record = _read_provenance(note)
+        return record["run_directory"] == str(directory) or directory in Path(record["source"]).parents
+    return False
 
 
 def _metadata_of(shipment: Shipment) -> dict[str, str]:
@@ -181,14 +228,32 @@ def _metadata_of(shipment: Shipment) -> dict[str, str]:
 
 
 @contextmanager
-def _prepared(lora: LoraFile, target: Path, header: Mapping[str, str], *, link: bool) -> Iterator[Path]:
-    """The new file under a name of its own beside ``target``, verified; gone if it isn't moved from there."""
-    fresh = target.with_name(f".{target.name}.new-{os.getpid()}")
+def _held(folder: Path) -> Iterator[None]:
+    """Let one process at a time change a folder, which is made if need be. Raises DeployError for any OSError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network shares know no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+            with suppress(OSError):  # nor can their folders be synced
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as fault:
+        raise _disk_fault(fault, folder) from fault
+
+
+@contextmanager
+def _prepared(lora: LoraFile, folder: Path, header: Mapping[str, str], *, link: bool) -> Iterator[Path]:
+    """Write the new file under a name of its own, and verify it; it is removed unless it is moved from there."""
+    fresh = folder / f".{secrets.token_hex(8)}.new"
     try:
         if link:
             fresh.symlink_to(lora.path.resolve())
         else:
-            _check_space(lora, target.parent)
+            _check_space(lora, folder)
             with fresh.open("xb") as stream:
                 _write(lora, header, stream)
             _verify(lora, fresh, header)
@@ -208,9 +273,12 @@ def _write(lora: LoraFile, header: Mapping[str, str], stream: BinaryIO) -> None:
 
 
 def _verify(lora: LoraFile, fresh: Path, header: Mapping[str, str]) -> None:
-    same = (
-        data_sha256(read_lora(fresh)) == data_sha256(lora) if header else file_sha256(fresh) == file_sha256(lora.path)
-    )
+    try:
+        same = (
+            data_sha256(read_lora(fresh)) == data_sha256(lora) if header else sha256_of(fresh) == sha256_of(lora.path)
+        )
+    except TensorFileError:
+        same = False
     if not same:
         raise DeployError("the copy differs from the checkpoint", where=str(fresh), remedy="check the disk, try again")
 
@@ -220,33 +288,56 @@ def _put(
 ) -> Deployed:
     file, note = place.file(shipment.name), place.provenance(shipment.name)
     record = _provenance(fresh, lora, shipment, place, now, how)
-    if _exists(file) and file_sha256(file) == record["sha256"]:
+    if file.is_file() and sha256_of(file) == record["sha256"]:
         if not note.is_file():
-            _written(note, record | {"how": "was there"}).replace(note)
+            write_whole(note, _text(record | {"how": "was there"}))
         return Deployed(shipment.name, file, "as deployed", _read_provenance(note))
-    if _exists(file):
+    mark = _free_mark(file, note, now)
+    if os.path.lexists(file):
         if not replace:
             remedy = "choose another --name, or --replace it (the old one is kept)"
             raise DeployError("there is a different file of this name", where=str(file), remedy=remedy)
-        record["replaced"] = _set_aside_name(file.name, record["deployed_at"])
-    fresh_note = _written(note, record)
-    if record["replaced"]:
-        _set_aside(file, record["deployed_at"])
-        _set_aside(note, record["deployed_at"])
-    fresh.replace(file)
-    fresh_note.replace(note)
-    _sync_directory(place.folder)
+        record["replaced"] = _aside(file, mark).name
+    _move_in(fresh, file, note, _text(record), mark)
     return Deployed(shipment.name, file, "as deployed", record)
 
 
-def _set_aside(file: Path, deployed_at: str) -> None:
-    """Keep an old file under a name that no UI lists."""
-    if _exists(file):
-        file.replace(file.with_name(_set_aside_name(file.name, deployed_at)))
+def _move_in(fresh: Path, file: Path, note: Path, text: bytes, mark: str) -> None:
+    """Put the new file and its history in the place of the old ones, which are set aside. All of it, or nothing.
+
+    The history comes first: whoever is killed in between leaves one that names the old file.
+    """
+    if note.is_file():
+        write_whole(_aside(note, mark), note.read_bytes())
+    try:
+        write_whole(note, text)
+        if os.path.lexists(file):
+            file.replace(_aside(file, mark))
+        fresh.replace(file)
+    except BaseException:
+        if os.path.lexists(_aside(file, mark)):
+            _restore(file, mark)
+        _restore(note, mark)
+        raise
 
 
-def _set_aside_name(name: str, deployed_at: str) -> str:
-    return f"{name}.replaced-{deployed_at.replace(':', '').replace('-', '').replace('T', '-')}"
+def _restore(path: Path, mark: str) -> None:
+    """Put back what was set aside, or remove the new one where there was nothing before."""
+    if os.path.lexists(_aside(path, mark)):
+        _aside(path, mark).replace(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _aside(path: Path, mark: str) -> Path:
+    """Return an old file's name while another file has its place; no UI lists it."""
+    return path.with_name(f"{path.name}.replaced-{mark}")
+
+
+def _free_mark(file: Path, note: Path, now: datetime) -> str:
+    stamp = now.strftime("%Y%m%d-%H%M%S")
+    marks = (stamp if number == 1 else f"{stamp}-{number}" for number in count(1))
+    return next(mark for mark in marks if not any(os.path.lexists(_aside(path, mark)) for path in (file, note)))
 
 
 def _provenance(
@@ -258,10 +349,10 @@ def _provenance(
         "ui": place.ui,
         "how": how,
         "deployed_at": now.isoformat(timespec="seconds"),
-        "sha256": file_sha256(fresh),
+        "sha256": sha256_of(fresh),
         "tensors_sha256": data_sha256(lora),
         "source": str(shipment.checkpoint.resolve()),
-        "source_sha256": file_sha256(shipment.checkpoint),
+        "source_sha256": sha256_of(shipment.checkpoint),
         "run": shipment.run.name if shipment.run else None,
         "run_directory": str(shipment.run.resolve()) if shipment.run else None,
         "output_name": shipment.output_name,
@@ -276,54 +367,37 @@ def _provenance(
     }
 
 
+def _text(record: Mapping[str, Any]) -> bytes:
+    return f"{json.dumps(record, indent=2, ensure_ascii=False)}\n".encode(errors="backslashreplace")
+
+
 def _read_provenance(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as fault:
+    if not os.path.lexists(path):
         remedy = "`spyke-kohya list DIR` shows what was deployed"
-        raise DeployError("nothing was deployed here under this name", where=str(path), remedy=remedy) from fault
-    except ValueError as fault:
-        raise DeployError(f"its provenance can't be read: {fault}", where=str(path)) from fault
-    if not isinstance(record, dict) or not {"sha256", "how", "replaced", "deployed_at"} <= record.keys():
-        raise DeployError("this is no provenance of a deployed LoRA", where=str(path))
-    return record
+        raise DeployError("nothing was deployed here under this name", where=str(path), remedy=remedy)
+    try:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        return _Provenance.model_validate(json.loads(path.read_bytes())).model_dump()
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (OSError, ValueError, RecursionError) as fault:
+        reason = str(fault)
+    remedy = "move it away; the LoRA beside it stays as it is"
+    raise DeployError(f"the history of this LoRA can't be read: {reason}", where=str(path), remedy=remedy)
 
 
-def _state_of(file: Path, record: Mapping[str, Any]) -> Literal["as deployed", "changed since", "missing"]:
+def _state_of(file: Path, record: Mapping[str, Any]) -> State:
     if not file.exists():
         return "missing"
-    return "as deployed" if file_sha256(file) == record["sha256"] else "changed since"
-
-
-def _exists(file: Path) -> bool:
-    return file.exists() or file.is_symlink()
-
-
-def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes; of a link's target, and "" where that is gone."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
-        return ""
-
-
-def _written(path: Path, value: Mapping[str, Any]) -> Path:
-    """The JSON in a file of its own beside ``path``, to be moved there."""
-    fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
-    with fresh.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    return fresh
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        if not file.is_file():
+            raise OSError(errno.EINVAL, "it is no file")
+        return "as deployed" if sha256_of(file) == record["sha256"] else "changed since"
+    except OSError as fault:
+        remedy = "move it away, or give yourself the right to read it"
+        raise DeployError(f"this LoRA can't be read: {fault.strerror}", where=str(file), remedy=remedy) from fault
 
 
 def _check_space(lora: LoraFile, folder: Path) -> None:

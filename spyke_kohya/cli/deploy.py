@@ -1,4 +1,4 @@
-"""Commands that put a checkpoint where it is used: deploy, list."""
+"""`deploy`: put the chosen checkpoint where it is used."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def deploy_command(
 ) -> None:
     """Put the top of the test order, or --step N, into models/loras, checked, with its history."""
     from spyke_kohya.ship import deploy as shipping
-    from spyke_kohya.ship.choose import choose, place_on_record
+    from spyke_kohya.ship.choose import check_name, choose, place_on_record
 
     target = to or place_on_record(directory)
     if target is None:
@@ -48,7 +48,8 @@ def deploy_command(
         )
     place = shipping.find_place(Path(target).expanduser())
     if undo:
-        click.echo(shipping.undo(place, name or choose(directory).name))
+        chosen = shipping.name_of(directory, place) if name is None else check_name(name)
+        click.echo(shipping.undo(place, chosen))
         return
     shipment = choose(directory, step=step, name=name)
     done = shipping.deploy(shipment, place, now=datetime.now(), replace=replace, link=link, metadata=metadata)
@@ -57,19 +58,3 @@ def deploy_command(
         return
     click.echo(f"deployed {shipment.checkpoint.name} to {place.ui}: {done.file}")
     click.echo(f"history: {place.provenance(shipment.name)}\n{shipment.verdict}")
-
-
-@cli.command("list", short_help="What is deployed, and from which run.")
-@click.argument("place", type=DIRECTORY, metavar="COMFYUI")
-@JSON
-def list_command(place: Path, as_json: bool) -> None:
-    """What is deployed in ComfyUI's, A1111's or Forge's directory, and from which run."""
-    from spyke_kohya.ship.deploy import deployed_in, find_place
-
-    found = deployed_in(find_place(place.expanduser()))
-    if as_json:
-        print_json([one.to_dict() for one in found])
-        return
-    for one in found:
-        run = one.provenance["run"] or "a training without a record"
-        click.echo(f"{one.name}  {one.state}  step {one.provenance['step']} of {run}")
