@@ -163,7 +163,10 @@ def read_rows(run: RunDirectory, record: EvaluationRecord) -> tuple[list[Measure
     A last line that was cut off is left out. So is a row of schema 1 whose name doesn't say which checkpoint it was.
     Raises NothingToRank where the file has other columns.
     """
-    lines = run.evaluation.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
+    try:
+        lines = run.evaluation.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
+    except OSError as fault:
+        raise NothingToRank("its losses can't be read", where=str(run.evaluation), remedy=_remedy(run)) from fault
     columns = tuple(lines[0].strip().split(",")) if lines else ()
     if columns not in (COLUMNS, _OLD_COLUMNS):
         raise NothingToRank("its columns are others", where=str(run.evaluation), remedy=_remedy(run))
@@ -285,10 +288,9 @@ def _is_another(file: Path, sha256: str) -> bool:
 
 
 def _lines(numbers: Sequence[int]) -> str:
-    if not numbers:
-        return ""
     more = f" and {len(numbers) - _LINES_SHOWN} more" if len(numbers) > _LINES_SHOWN else ""
-    return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:_LINES_SHOWN]))}{more}"
+    shown = ", ".join(map(str, numbers[:_LINES_SHOWN]))
+    return f"line{'s' * (len(numbers) > 1)} {shown}{more}" if numbers else ""
 
 
 def _measured(

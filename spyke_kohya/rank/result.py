@@ -273,17 +273,11 @@ class HeldoutRow(Row):
     def to_dict(self) -> dict[str, Any]:
         return {
             **super().to_dict(),
-            "avr_loss": self.avr_loss,
-            "standard_error": self.standard_error,
-            "tied_p": self.tied_p,
             "heldout_loss": self.loss,
             "ratio_to_base": self.ratio,
-            "above_best": self.above_best,
-            "above_best_error": self.above_best_error,
-            "ratio_by_timestep": self.ratio_by_timestep,
-            "gap": self.gap,
-            "auc": self.auc,
             "weight_norm": self.norm,
+            **{name: getattr(self, name) for name in ("avr_loss", "standard_error", "tied_p", "ratio_by_timestep")},
+            **{name: getattr(self, name) for name in ("above_best", "above_best_error", "gap", "auc")},
         }
 
 
@@ -333,18 +327,10 @@ class HeldoutRanking(Ranking[HeldoutRow]):
     def to_dict(self) -> dict[str, Any]:
         return {
             **super().to_dict(),
-            "kind": self.kind,
-            "pictures": self.pictures,
-            "groups": self.groups,
-            "trained_pictures": self.trained_pictures,
-            "timesteps": list(self.timesteps),
-            "base_loss": self.base_loss,
-            "base_tied": self.base_tied,
-            "noise_floor": self.noise_floor,
             "best_step_by_timestep_ratios": self.best_by_timestep,
-            "blown_up": list(self.blown_up),
-            "unfinished": list(self.unfinished),
-            "broken": list(self.broken),
+            **{name: getattr(self, name) for name in ("kind", "pictures", "groups", "trained_pictures")},
+            **{name: getattr(self, name) for name in ("base_loss", "base_tied", "noise_floor")},
+            **{name: list(getattr(self, name)) for name in ("timesteps", "blown_up", "unfinished", "broken")},
             "overwritten": list(self.overwritten),
         }
 
