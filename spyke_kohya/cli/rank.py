@@ -10,9 +10,7 @@ import click
 
 from spyke_kohya.cli.group import FILE, JSON, cli
 from spyke_kohya.cli.terminal import print_json
-from spyke_kohya.errors import (
-    UsageError,
-)
+from spyke_kohya.errors import UsageError
 
 if TYPE_CHECKING:
     from spyke_kohya.rank.directory import HeldoutResult, TrainingResult
