@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from spyke_kohya.engine.targets import Target
     from spyke_kohya.plan.plan import Plan
     from spyke_kohya.process.stop_signals import StopRequest
-    from spyke_kohya.rank.directory import Evidence, HeldoutResult, RankResult
-    from spyke_kohya.rank.heldout_result import HeldoutRanking
+    from spyke_kohya.rank.directory import HeldoutResult, TrainingResult
+    from spyke_kohya.rank.result import Evidence, HeldoutRanking
     from spyke_kohya.record.runs import Deletable
     from spyke_kohya.repeat.comparison import Difference
     from spyke_kohya.report.overview import RunSummary
@@ -250,7 +250,7 @@ def rank(
     window: int | None = None,
     name: str | None = None,
     every: int | None = None,
-) -> RankResult | HeldoutResult:
+) -> TrainingResult | HeldoutResult:
     """Rank the checkpoints of an output or run directory; ``by=None`` takes the best evidence, as the command does.
 
     Raises UsageError and NothingToRank.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spyke_kohya.presets.loading import Loaded
     from spyke_kohya.presets.training import Samples
     from spyke_kohya.process.stop_signals import StopRequest
-    from spyke_kohya.rank.directory import HeldoutResult, RankResult
+    from spyke_kohya.rank.directory import HeldoutResult, TrainingResult
     from spyke_kohya.record.record import RecordedEngine
     from spyke_kohya.run.launch import Launch
     from spyke_kohya.run.supervision import Listener, Patience
@@ -241,7 +241,7 @@ class Session:
                 outcome = run(launch)
         return launch, outcome
 
-    def rank_run(self, launch: Launch) -> RankResult | None:
+    def rank_run(self, launch: Launch) -> TrainingResult | None:
         """Rank a run that ended well; that it holds nothing to rank does not make it a failure."""
         from spyke_kohya.rank.directory import rank_directory
 
@@ -273,12 +273,15 @@ class Session:
     ) -> HeldoutResult:
         """Measure every checkpoint of a run on held-out pictures, but for what is measured already, and rank by it."""
         from spyke_kohya.evaluate.evaluation import forecast, measure, prepare
-        from spyke_kohya.evaluate.recorded_run import read_subject
+        from spyke_kohya.evaluate.recorded_run import read_recorded_run
+        from spyke_kohya.rank.checkpoints import OVERWRITTEN
         from spyke_kohya.rank.directory import rank_heldout
         from spyke_kohya.report.heldout_table import cost_text, forecast_text
 
-        subject = read_subject(run, name)
+        subject = read_recorded_run(run, name)
         found = replace(self, root=subject.root).find_engine(None, engine or subject.engine_dir)
+        for file in subject.overwritten:
+            self.say(f"not measured: {file.name}, {OVERWRITTEN}")
         request = prepare(subject, found, heldout_dir=heldout.absolute() if heldout else None, quick=quick)
         self.say(forecast_text(forecast(subject, request)))
         if cost := measure(subject, request, found, inherited=self.environment, listen=listen):
@@ -296,12 +299,12 @@ class Session:
         listen: Callable[[int, int], None] = lambda _done, _of: None,
     ) -> tuple[Path, Path]:
         """Render the checkpoints to look at; return the folder of the pictures, and the contact sheet."""
-        from spyke_kohya.evaluate.recorded_run import read_subject
+        from spyke_kohya.evaluate.recorded_run import read_recorded_run
         from spyke_kohya.evaluate.samples import lay_out, render
         from spyke_kohya.rank.directory import rank_best
         from spyke_kohya.report.contact_sheet import write_contact_sheet
 
-        subject = read_subject(run, name)
+        subject = read_recorded_run(run, name)
         found = replace(self, root=subject.root).find_engine(None, engine or subject.engine_dir)
         settings = self._samples_in(preset) if preset else subject.record.samples
         trials = rank_best(subject.run.path, name=name).ranking.test_order

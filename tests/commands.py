@@ -16,6 +16,9 @@ def spyke(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``spyke-kohya WORDS``; with ``most_bytes`` no file that it writes can grow beyond."""
     limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))) if most_bytes else None
+    no_bytecode = (
+        {"PYTHONDONTWRITEBYTECODE": "1"} if most_bytes else {}
+    )  # it would be cut off, and break all later runs
     return subprocess.run(
         [sys.executable, "-m", "spyke_kohya.cli", *map(str, words)],
         capture_output=True,
@@ -23,5 +26,5 @@ def spyke(
         check=False,
         cwd=cwd,
         preexec_fn=limit,
-        env=os.environ | {"PYTHONPATH": str(PROJECT), "COLUMNS": "100"},
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "COLUMNS": "100"} | no_bytecode,
     )

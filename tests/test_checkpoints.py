@@ -9,7 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from spyke_kohya.errors import UsageError
-from spyke_kohya.rank.checkpoints import find_checkpoints, merged_facts, place, recorded
+from spyke_kohya.files import sha256_of
+from spyke_kohya.rank.checkpoints import OVERWRITTEN, find_checkpoints, merged_facts, one_per_step, place, recorded
+from spyke_kohya.rank.result import Candidate
 from spyke_kohya.rank.training_info import Facts, facts_from_metadata, facts_from_run
 from spyke_kohya.record.record import Record, parse_record
 
@@ -106,7 +108,7 @@ def test_the_record_of_a_run_knows_true_steps_and_problems(tmp_path):
     record += [entries[3] | {"size_bytes": size}]
     elsewhere = tmp_path / "kept" / "a-step00000010.safetensors"
     record += [{"file": "kept/a-step00000010.safetensors", "step": 18, "problem": ""} | _size_of(elsewhere)]
-    known = recorded(find_checkpoints(tmp_path, "a"), parse_record({"checkpoints": record}).checkpoints, tmp_path)
+    known = recorded(find_checkpoints(tmp_path, "a"), parse_record({"checkpoints": record}), tmp_path)
     assert [(one.file.relative_to(tmp_path).as_posix(), one.step, one.problem) for one in known] == [
         ("a-step00000010.safetensors", 10, "replaced"),
         ("a-step00000013.safetensors", 13, ""),
@@ -115,10 +117,30 @@ def test_the_record_of_a_run_knows_true_steps_and_problems(tmp_path):
     ]
 
 
-def test_a_record_of_a_file_that_is_another_by_now_says_nothing(tmp_path):
-    save_file({"x": np.ones(2, np.float32)}, tmp_path / "a-step00000013.safetensors", {"ss_steps": "5"})
-    record = [{"file": "a-step00000013.safetensors", "step": 13, "problem": "spoiled", "size_bytes": 1}, {"odd": 1}]
-    (one,) = recorded(find_checkpoints(tmp_path), parse_record({"checkpoints": record}).checkpoints, tmp_path)
+def overwritten(tmp_path, **entry):
+    """Which of a run's two checkpoints are other files than those that it saved, and what is ranked of them."""
+    for step in (13, 26):
+        save(tmp_path / f"a-step{step:08d}.safetensors", ss_steps=5)
+    file = tmp_path / "a-step00000013.safetensors"
+    about = {"file": file.name, "step": 13, "problem": "", **_size_of(file), "sha256": sha256_of(file)}
+    record = {"checkpoints": [about | entry, {"odd": 1}], "ended_at": "2020-01-01T00:00:00"}
+    found = recorded(find_checkpoints(tmp_path, "a"), parse_record(record), tmp_path)
+    return [one.step for one in found if one.problem == OVERWRITTEN], one_per_step(found)
+
+
+def test_a_file_that_is_not_the_one_that_was_recorded_is_not_that_checkpoint(tmp_path):
+    assert overwritten(tmp_path)[0] == []
+    assert overwritten(tmp_path)[1][-1].sha256 == sha256_of(tmp_path / "a-step00000013.safetensors")
+    for changed in ({"size_bytes": 1}, {"sha256": "0" * 64}):
+        found, candidates = overwritten(tmp_path, **changed)
+        assert found == [13]
+        assert candidates[-1] == Candidate(13)
+
+
+def test_a_record_without_hashes_or_lists_is_believed_by_size(tmp_path):
+    assert overwritten(tmp_path, sha256="")[0] == []
+    save(tmp_path / "b.safetensors", ss_steps=5)
+    (one,) = recorded(find_checkpoints(tmp_path, "b"), parse_record({"checkpoints": None}), tmp_path)
     assert (one.step, one.problem) == (5, "")
 
 

@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.evaluate.evaluation import PROGRAM
 from spyke_kohya.evaluate.request import midpoints
+from spyke_kohya.files import sha256_of
 from spyke_kohya.rank.directory import rank_best
-from spyke_kohya.rank.heldout_file import read_evaluation, read_rows
+from spyke_kohya.rank.heldout_file import MeasuredLoss, read_evaluation, read_record, read_rows
 from spyke_kohya.record.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -85,10 +86,18 @@ def run_in(place: Path) -> RunDirectory:
     return RunDirectory(run)
 
 
+def rows_in(place: Path) -> list[MeasuredLoss]:
+    run = run_in(place)
+    return read_rows(run, read_record(run))[0]
+
+
 def test_every_checkpoint_is_measured_on_every_picture_at_every_timestep(evaluated):
     with run_in(evaluated).evaluation.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["checkpoint", "image", "group", "timestep", "replicate", "loss"]
+    assert list(rows[0])[:6] == ["checkpoint", "image", "group", "timestep", "replicate", "loss"]
+    hashes = {row["checkpoint"]: row["checkpoint_id"] for row in rows}
+    assert hashes["tiny.safetensors"] == sha256_of(evaluated / "output" / "tiny.safetensors")
+    assert len({row["picture_id"] for row in rows}) == 12
     assert Counter(row["checkpoint"] for row in rows) == dict.fromkeys(NAMES, 12 * 8)
     assert list(dict.fromkeys(row["checkpoint"] for row in rows)) == NAMES
     assert sorted({int(row["timestep"]) for row in rows}) == midpoints(8) == [62, 187, 312, 437, 562, 687, 812, 937]
@@ -119,7 +128,7 @@ def test_a_person_who_stops_it_keeps_what_was_measured_and_the_rest_is_the_same_
         process.send_signal(signal.SIGINT)
         _, told = process.communicate()
     assert process.returncode == 130, told
-    kept = {row.key: row.loss for row in read_rows(file)}
+    kept = rows_in(place)
     assert 0 < len(kept) < 480
     with file.open("a") as torn:
         torn.write("base again,dataset/de")  # a line that was being written when the machine died
@@ -128,20 +137,86 @@ def test_a_person_who_stops_it_keeps_what_was_measured_and_the_rest_is_the_same_
     assert sorted(file.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
-def test_a_checkpoint_that_changed_is_measured_again_and_no_other(place):
-    file = run_in(place).evaluation
-    before = {row.key: row.loss for row in read_rows(file)}
-    checkpoint = place / "output" / "tiny-step00000002.safetensors"
+def as_trained_before_hashes_were_recorded(place: Path) -> None:
+    record = run_in(place).record
+    document = json.loads(record.read_text())
+    entries = [one | {"sha256": ""} for one in document["checkpoints"]]
+    record.write_text(json.dumps(document | {"checkpoints": entries}))
+
+
+def with_other_weights(place: Path, checkpoint: Path) -> None:
+    """Put the last checkpoint's weights into another, under its own metadata."""
     with safe_open(checkpoint, framework="pt") as opened:
         metadata = opened.metadata()
-    last = load_file(place / "output" / "tiny.safetensors")
-    save_file(last, checkpoint, metadata=metadata)
+    save_file(load_file(place / "output" / "tiny.safetensors"), checkpoint, metadata=metadata)
+
+
+def test_a_checkpoint_that_changed_is_measured_again_and_no_other(place):
+    as_trained_before_hashes_were_recorded(place)
+    checkpoint = place / "output" / "tiny-step00000002.safetensors"
+    before = rows_in(place)
+    with_other_weights(place, checkpoint)
     done = spyke(place, "evaluate", "output")
     assert "384 of them are measured already" in done.stderr, done.stderr
-    after = {row.key: row.loss for row in read_rows(file)}
-    changed = {key[0] for key in before if before[key] != after[key]}
-    assert changed == {checkpoint.name}
-    assert all(after[key] == after["tiny.safetensors", *key[1:]] for key in before if key[0] in changed)
+    after = rows_in(place)
+    assert after[: len(before)] == before
+    assert {row.checkpoint for row in after[len(before) :]} == {checkpoint.name}
+    last = {row.key[1:]: row.loss for row in before if row.checkpoint == "tiny.safetensors"}
+    assert all(row.loss == last[row.key[1:]] for row in after[len(before) :])
+
+
+def test_a_checkpoint_that_was_put_back_is_not_measured_again(place):
+    as_trained_before_hashes_were_recorded(place)
+    checkpoint = place / "output" / "tiny-step00000002.safetensors"
+    own = checkpoint.read_bytes()
+    checkpoint.write_bytes((place / "output" / "tiny.safetensors").read_bytes())
+    assert "480 of them are measured already" in spyke(place, "evaluate", "output").stderr
+    checkpoint.write_bytes(own)
+    assert "480 of them are measured already" in spyke(place, "evaluate", "output").stderr
+
+
+def test_a_checkpoint_that_was_overwritten_since_the_run_saved_it_is_named_and_not_measured(place):
+    with_other_weights(place, place / "output" / "tiny-step00000002.safetensors")
+    done = spyke(place, "evaluate", "output")
+    assert "not measured: tiny-step00000002.safetensors, it was overwritten since this run saved it" in done.stderr
+    assert "384 predictions: 2 checkpoints" in done.stderr
+    ranking = rank_best(run_in(place).path, by="avr_loss").ranking
+    assert {row.step: row.candidate.file is None for row in ranking.rows} == {2: True, 4: False, 6: False}
+    assert ranking.notes[0].startswith("Not ranked: tiny-step00000002.safetensors, it was overwritten")
+
+
+def test_an_evaluation_of_before_rows_had_an_identity_goes_on_and_is_not_paid_for_twice(place):
+    run = run_in(place)
+    rows = list(csv.reader(run.evaluation.read_text().splitlines()))
+    run.evaluation.write_text("".join(",".join(row[:6]) + "\n" for row in rows))
+    document = json.loads(run.evaluation_request.read_text())
+    prepared = ("sha256", "bucket", "resized", "interpolation", "caption", "role", "group")
+    known = {
+        "checkpoints": {one["name"]: one["sha256"] for one in document["checkpoints"]},
+        "pictures": {one["name"]: [one[key] for key in prepared] for one in document["pictures"]},
+    }
+    for one in [*document["checkpoints"], *document["pictures"]]:
+        del one["id"]
+    run.evaluation_request.write_text(json.dumps(document | {"schema_version": 1, "known": known}))
+    done = spyke(place, "evaluate", "output")
+    assert "480 of them are measured already" in done.stderr, done.stderr
+    assert list(csv.reader(run.evaluation.read_text().splitlines())) == rows
+    assert json.loads(run.evaluation_request.read_text()) == {**document, **asked_again(run)}
+
+
+def asked_again(run: RunDirectory) -> dict:
+    """What the upgraded request must hold again."""
+    document = json.loads(run.evaluation_request.read_text())
+    assert "known" not in document
+    return {key: document[key] for key in ("schema_version", "checkpoints", "pictures")} | {"schema_version": 2}
+
+
+@pytest.mark.parametrize("name", ["evaluate.json", "evaluate.csv"])
+def test_an_evaluation_that_can_t_be_read_is_set_aside_and_made_anew(place, name):
+    (run_in(place).path / name).write_text("damaged")
+    done = spyke(place, "evaluate", "output", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert (run_in(place).path / name.replace(".", "-1.")).read_text() == "damaged"
 
 
 def test_other_settings_set_the_old_evaluation_aside_and_quick_measures_less(place):
@@ -152,7 +227,7 @@ def test_other_settings_set_the_old_evaluation_aside_and_quick_measures_less(pla
     shape = json.loads(spyke(place, "evaluate", "output", "--quick", "--json").stdout)
     assert (shape["pictures"], shape["trained_pictures"], shape["timesteps"]) == (4, 0, [125, 375, 625, 875])
     assert (run.path / "evaluate-1.csv").read_bytes() == before
-    assert len(read_rows(run.evaluation)) == 5 * 4 * 4
+    assert len(rows_in(place)) == 5 * 4 * 4
 
 
 def test_a_flipped_training_picture_is_refused_as_held_out(place):
@@ -218,9 +293,9 @@ def test_a_loss_is_that_of_the_merged_model_on_the_mean_latent(evaluated, tiny_b
         kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[437]  # scaled linear betas
         noisy = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
         predicted = models.unet(noisy[None], torch.tensor([437]), models.encode(picture["caption"])).sample
-    found = {row.key: row.loss for row in read_rows(run_in(evaluated).evaluation)}
+    found = {(row.checkpoint, row.image, row.timestep): row.loss for row in rows_in(evaluated)}
     expected = float((predicted[0] - noise).square().mean())
-    assert found["tiny.safetensors", picture["name"], 437, 0] == pytest.approx(expected, rel=1e-4)
+    assert found["tiny.safetensors", picture["name"], 437] == pytest.approx(expected, rel=1e-4)
 
 
 def test_noise_depends_on_its_own_key_alone():

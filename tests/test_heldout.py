@@ -11,11 +11,10 @@ import pytest
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.rank.heldout import Context, auc_below, judge_heldout
 from spyke_kohya.rank.heldout_file import Evaluation, Measured
-from spyke_kohya.rank.heldout_result import HeldoutRanking
 from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.paired import PairedRows
 from spyke_kohya.rank.ranking import rank
-from spyke_kohya.rank.result import Candidate
+from spyke_kohya.rank.result import Candidate, HeldoutRanking
 from spyke_kohya.report.heldout_table import heldout_table, write_heldout_png
 
 STEPS = tuple(range(200, 2001, 200))
@@ -34,8 +33,8 @@ def measured(truth, pictures=8, spread=0.01, groups=None, seed=0, again=0.0) -> 
 
 
 def evaluation(heldout=None, trained=None, steps=STEPS, **more) -> Evaluation:
-    files = tuple(Path(f"spyke-step{step:08d}.safetensors") for step in steps)
-    return Evaluation(steps, files, heldout, trained, (125, 375, 625, 875), **more)
+    candidates = tuple(Candidate(step, Path(f"spyke-step{step:08d}.safetensors")) for step in steps)
+    return Evaluation(candidates, heldout, trained, (125, 375, 625, 875), **more)
 
 
 def judged(*args, **kwargs) -> HeldoutRanking:
@@ -75,6 +74,39 @@ def test_below_four_pictures_there_is_a_curve_and_no_set(pictures):
     assert ranking.onset_step is None
     assert "fewer than 4 different pictures" in ranking.verdict
     assert "no demonstrated winner" in ranking.verdict
+
+
+def test_from_four_pictures_on_there_is_a_set():
+    assert judged(measured(U, 4)).has_set
+
+
+def two_apart(standard_errors: float, pictures: int = 8) -> HeldoutRanking:
+    """The base, and two checkpoints far below it; the later is above the earlier by so many paired standard errors."""
+    base = np.ones((pictures, 1))
+    own = np.resize([0.001, -0.001], pictures)
+    apart = own + standard_errors * own.std(ddof=1) / np.sqrt(pictures)
+    losses = 0.5 + np.stack([np.zeros(pictures), apart])
+    return judge_heldout(evaluation(Measured(losses[:, :, None], base, base, tuple(range(pictures))), steps=(200, 400)))
+
+
+def test_a_checkpoint_is_tied_down_to_a_p_of_one_in_ten():
+    kept, dropped = two_apart(1.36), two_apart(1.47)  # Student's one-sided p at 7 degrees of freedom: 0.108, 0.093
+    assert (kept.rows[1].tied_p, dropped.rows[1].tied_p) == (
+        pytest.approx(0.108, abs=0.006),
+        pytest.approx(0.0925, abs=0.006),
+    )
+    assert (kept.tied_steps, dropped.tied_steps) == ((200, 400), (200,))
+
+
+def test_fewer_than_eight_pictures_are_called_few():
+    few, enough = (" ".join(judged(measured(U, pictures)).notes) for pictures in (7, 8))
+    assert "7 different pictures are few: hold out 8" in few
+    assert "are few" not in enough
+
+
+def test_a_device_that_differs_by_a_thousandth_is_named():
+    assert "does not repeat itself" not in " ".join(judged(measured(U, again=0.0009)).notes)
+    assert "does not repeat itself" in " ".join(judged(measured(U, again=0.0011)).notes)
 
 
 def test_copies_of_one_picture_count_once():

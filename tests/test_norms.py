@@ -70,7 +70,27 @@ def test_a_file_that_is_no_lora_is_refused(tmp_path):
         weight_norm(tmp_path / "b.safetensors")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"lora_unet_a.lora_down.weight": np.zeros((0, 3)), "lora_unet_a.lora_up.weight": np.zeros((3, 0))},
+        {"lora_unet_a.lora_down.weight": np.zeros((2, 3))},
+        {
+            "lora_unet_a.lora_down.weight": np.zeros((2, 3)),
+            "lora_unet_a.lora_up.weight": np.zeros((3, 2)),
+            "lora_unet_a.alpha": np.ones(2),
+        },
+    ],
+)
+def test_a_lora_of_odd_shapes_is_refused(tmp_path, odd):
+    save_file(odd, tmp_path / "a.safetensors")
+    with pytest.raises(NothingToRank, match="can't be read"):
+        weight_norm(tmp_path / "a.safetensors")
+
+
 def test_growth_is_no_blow_up_and_a_leap_is():
     assert blown_up([0.1, 1.0, 1.5, 1.8, 2.0]) == []
     assert blown_up([0.1, 1.0, 1.5, 9.0, 9.5]) == [3]
+    assert blown_up([0.1, 1.0, 3.0]) == []
+    assert blown_up([0.1, 1.0, 3.01]) == [2]
     assert blown_up([0.1, 1.0, float("nan"), 9.0]) == [2]

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from spyke_kohya.rank.losses import LossCurve, read_losses_csv
 from spyke_kohya.rank.ranking import rank
-from spyke_kohya.rank.result import Candidate, Ranking
+from spyke_kohya.rank.result import Candidate, TrainingRanking
 from spyke_kohya.report.picture import write_ranking_png
 from spyke_kohya.report.text import loss_chart, ranking_table, ranking_view
 
@@ -27,7 +27,7 @@ def curve() -> LossCurve:
 
 
 @pytest.fixture(scope="module")
-def record(curve) -> Ranking:
+def record(curve) -> TrainingRanking:
     files = {step: Path(f"spyke_plasma_v1-step{step:08d}.safetensors") for step in curve.steps.tolist()}
     return rank(curve, [Candidate(step, file) for step, file in files.items()])
 

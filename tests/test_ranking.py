@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from spyke_kohya.errors import NothingToRank, UsageError
 from spyke_kohya.rank.losses import LossCurve, curve_of, read_losses_csv
-from spyke_kohya.rank.ranking import noise_of, rank
-from spyke_kohya.rank.result import Candidate, Ranking
+from spyke_kohya.rank.ranking import Values, noise_of, rank
+from spyke_kohya.rank.result import Candidate, Rise, TrainingRanking
+from spyke_kohya.rank.ties import Noise
 
 CURVES = Path(__file__).parent / "data" / "curves"
 CANNOT = "training loss cannot show generalisation"
@@ -25,7 +26,7 @@ def sparse(steps, averages, window=460, **known) -> LossCurve:
     return replace(curve_of(np.array(steps), list(averages), None, window=window), **known)
 
 
-def ranked(curve: LossCurve) -> Ranking:
+def ranked(curve: LossCurve) -> TrainingRanking:
     return rank(curve, [Candidate(int(step)) for step in curve.steps])
 
 
@@ -45,7 +46,7 @@ def noisy(level, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def record() -> Ranking:
+def record() -> TrainingRanking:
     return ranked(read_losses_csv(CURVES / "seed_spyke_plasma_v1.csv"))
 
 
@@ -244,6 +245,49 @@ def test_the_centred_loss_sees_a_jump_where_it_happens():
     rows = rank(per_step(level, 400), [Candidate(step) for step in (800, 1000, 1200)]).by_step
     assert [row.centred_loss for row in rows] == pytest.approx([1, 2, 3])
     assert [row.avr_loss for row in rows] == pytest.approx([1, 1, 2])
+
+
+def two_apart(standard_errors: float) -> TrainingRanking:
+    """Two checkpoints whose windows share nothing, the later above the earlier by so many standard errors."""
+    error = 1.24 * np.sqrt(2 / 460) * standard_errors
+    return ranked(sparse([1000, 2000], [0.08, 0.08 * (1 + error / 2) / (1 - error / 2)]))
+
+
+def test_a_checkpoint_is_tied_down_to_a_p_of_one_in_ten():
+    kept, dropped = two_apart(1.25), two_apart(1.31)
+    assert (kept.rows[1].tied_p, dropped.rows[1].tied_p) == (
+        pytest.approx(0.1056, abs=0.004),
+        pytest.approx(0.0951, abs=0.004),
+    )
+    assert (kept.tied_steps, dropped.tied_steps) == ((1000, 2000), (1000,))
+
+
+def test_the_noise_is_estimated_from_thirty_losses_on():
+    losses = np.random.default_rng(0).standard_normal(30)
+    assert noise_of(per_step(losses[:29], 460), 1.0).source == "assumed"
+    assert noise_of(per_step(losses, 460), 1.0).source == "per-step losses"
+
+
+def test_a_rise_is_reported_below_a_p_of_one_in_twenty():
+    def rise(standard_errors):
+        means = np.array([0.0, np.sqrt(2) * standard_errors])
+        return Values(means, Noise(np.eye(2)), "centred").rise(np.array([200, 400]), 1.0)
+
+    assert rise(1.60) is None  # p = 0.055
+    assert rise(1.70) == Rise(200, 400, pytest.approx(0.0446, abs=0.003))
+
+
+def test_four_hundred_checkpoints_are_the_most():
+    curve = sparse(range(1, 402), [0.1] * 401, window=1)
+    assert len(rank(curve, [Candidate(step) for step in range(1, 401)]).rows) == 400
+    with pytest.raises(UsageError, match="401 checkpoints"):
+        rank(curve, [Candidate(step) for step in range(1, 402)])
+
+
+def test_the_loss_around_a_step_is_one_loss_at_the_least():
+    curve = per_step(noisy(np.full(8, 0.08)), 1)
+    rows = rank(curve, [Candidate(step) for step in range(1, 9)], by="loss").by_step
+    assert [row.centred_loss for row in rows] == pytest.approx([*curve.loss[1:], curve.loss[-1]])
 
 
 def test_losses_that_never_differ_are_tied_without_a_division_by_zero():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spyke_kohya.errors import SpykeError
-from spyke_kohya.evaluate.recorded_run import read_subject
+from spyke_kohya.evaluate.recorded_run import read_recorded_run
 from spyke_kohya.process.process_table import mark_of
 from spyke_kohya.rank.directory import rank_best
 from spyke_kohya.record.exclusive import live_run, mark_stale, stale_runs
@@ -65,7 +65,7 @@ def read_everywhere(run: RunDirectory) -> None:
     output_dir = run.output_dir
 
     def subject() -> None:
-        found = read_subject(run.path)
+        found = read_recorded_run(run.path)
         _ = found.engine_dir, found.heldout_dir, found.base, found.path_in("vae")
 
     for read in (

@@ -11,7 +11,7 @@ from PIL import Image
 
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError, PresetError
-from spyke_kohya.evaluate.recorded_run import Subject
+from spyke_kohya.evaluate.recorded_run import RecordedRun
 from spyke_kohya.evaluate.samples import lay_out, render
 from spyke_kohya.presets.training import Samples
 from spyke_kohya.rank.result import Candidate
@@ -38,7 +38,7 @@ for line in Path(options["--from_file"]).read_text().splitlines():
 
 
 @pytest.fixture
-def subject(tmp_path) -> Subject:
+def subject(tmp_path) -> RecordedRun:
     run = RunDirectory(tmp_path / "output" / "runs" / "20260101-000000-spyke")
     run.path.mkdir(parents=True)
     files = [tmp_path / "output" / f"spyke-step{step:08d}.safetensors" for step in (1400, 1200)]
@@ -46,7 +46,7 @@ def subject(tmp_path) -> Subject:
         file.write_bytes(b"weights")
     candidates = tuple(Candidate(step, file) for step, file in zip((1400, 1200), files, strict=True))
     settings = {"pretrained_model_name_or_path": "base.safetensors", "clip_skip": 2}
-    return Subject(run, tmp_path, Record(), settings, "cpu", candidates, ())
+    return RecordedRun(run, tmp_path, Record(), settings, "cpu", candidates, ())
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def engine(tmp_path) -> Engine:
     return Engine(tmp_path / "engine", Path(sys.executable), None)
 
 
-def rendered(subject: Subject, engine: Engine, settings: Samples) -> tuple[list[tuple[int, int]], Path]:
+def rendered(subject: RecordedRun, engine: Engine, settings: Samples) -> tuple[list[tuple[int, int]], Path]:
     told: list[tuple[int, int]] = []
     grid = lay_out(settings, subject.candidates, subject.base)
     folder = render(subject, grid, engine, inherited=os.environ, listen=lambda done, total: told.append((done, total)))

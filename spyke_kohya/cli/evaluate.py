@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from spyke_kohya.cli.group import DIRECTORY, ENGINE, JSON, cli
-from spyke_kohya.cli.rank import show_heldout
+from spyke_kohya.cli.rank import show_ranking
 from spyke_kohya.cli.terminal import open_session, print_json
 
 
@@ -39,4 +39,4 @@ def evaluate(
             engine=engine,
             listen=lambda progress: display.show(progress_text(progress)),
         )
-    print_json(result.to_dict()) if as_json else show_heldout(result, None)
+    print_json(result.to_dict()) if as_json else show_ranking(result, None)

@@ -23,7 +23,7 @@ def holdout(folder: Path, count: int, target: Path | None, seed: int, copy: bool
     Copies and flips of one picture go together. Name the folder in the preset: [evaluate] heldout_dir.
     """
     from spyke_kohya.dataset.holdout import choose_heldout, default_target, put_back, set_aside
-    from spyke_kohya.rank.heldout_result import FEWEST_GROUPS
+    from spyke_kohya.rank.result import FEWEST_GROUPS
 
     if undo:
         click.echo(f"put back: {put_back(folder, target or default_target(folder))} files in {folder}")

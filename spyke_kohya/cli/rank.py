@@ -12,7 +12,8 @@ from spyke_kohya.cli.terminal import print_json, say, terminal_width
 from spyke_kohya.errors import UsageError
 
 if TYPE_CHECKING:
-    from spyke_kohya.rank.directory import Evidence, HeldoutResult, RankResult
+    from spyke_kohya.rank.directory import HeldoutResult, TrainingResult
+    from spyke_kohya.rank.result import Evidence
 
 
 @cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
@@ -53,34 +54,26 @@ def rank(
         show_ranking(result, png)
 
 
-def show_heldout(result: HeldoutResult, png: Path | None) -> None:
-    from spyke_kohya.report.heldout_table import heldout_table
-
-    click.echo(heldout_table(result.ranking, terminal_width(), result.title))
-    picture = png or result.run_dir / "evaluation.png"
-    _write_png(result, picture)
-    click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
-
-
-def show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
+def show_ranking(result: TrainingResult | HeldoutResult, png: Path | None) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
+    from spyke_kohya.report.heldout_table import heldout_table
+    from spyke_kohya.report.text import loss_chart, ranking_table
 
     for problem in result.problems:
         say(f"not read: {problem}")
-    if isinstance(result, HeldoutResult):
-        show_heldout(result, png)
-        return
-    from spyke_kohya.report.text import loss_chart, ranking_table
-
     width = terminal_width()
-    click.echo(loss_chart(result.curve, result.ranking, width))
-    click.echo(ranking_table(result.ranking, width, result.title))
-    picture = png or (result.run_dir or result.directory) / "ranking.png"
+    if isinstance(result, HeldoutResult):
+        click.echo(heldout_table(result.ranking, width, result.title))
+        picture = png or result.run_dir / "evaluation.png"
+    else:
+        click.echo(loss_chart(result.curve, result.ranking, width))
+        click.echo(ranking_table(result.ranking, width, result.title))
+        picture = png or (result.run_dir or result.directory) / "ranking.png"
     _write_png(result, picture)
     click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
 
 
-def _write_png(result: RankResult | HeldoutResult, picture: Path) -> None:
+def _write_png(result: TrainingResult | HeldoutResult, picture: Path) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
 
     try:

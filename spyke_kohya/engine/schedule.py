@@ -9,7 +9,7 @@ from spyke_kohya.engine.filenames import CheckpointKind, epoch_file, last_file, 
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PlannedCheckpoint:
     """A file that is there after the run, saved after ``step`` optimizer steps."""
 
     step: int
@@ -40,17 +40,17 @@ def epochs_of(total_steps: int, steps_an_epoch: int) -> int:
     return math.ceil(total_steps / steps_an_epoch)
 
 
-def checkpoints(saving: Saving, total_steps: int, steps_an_epoch: int) -> list[Checkpoint]:
+def checkpoints(saving: Saving, total_steps: int, steps_an_epoch: int) -> list[PlannedCheckpoint]:
     """The checkpoints that remain when the run has ended, in the order in which they were saved.
 
     Steps: sd-scripts v0.10.1 train_network.py:1497, epochs (never the last one): 1693, the end: 1726.
     """
     saved = _step_checkpoints(saving, total_steps) + _epoch_checkpoints(saving, total_steps, steps_an_epoch)
     saved.sort(key=lambda checkpoint: checkpoint.step)
-    return [*saved, Checkpoint(total_steps, "final", last_file(saving.output_name, saving.extension))]
+    return [*saved, PlannedCheckpoint(total_steps, "final", last_file(saving.output_name, saving.extension))]
 
 
-def _step_checkpoints(saving: Saving, total_steps: int) -> list[Checkpoint]:
+def _step_checkpoints(saving: Saving, total_steps: int) -> list[PlannedCheckpoint]:
     every = saving.every_n_steps
     if every is None:
         return []
@@ -59,10 +59,10 @@ def _step_checkpoints(saving: Saving, total_steps: int) -> list[Checkpoint]:
         for step in list(steps):  # train_util.py:5796
             removed = step - saving.last_n_steps - 1
             steps.pop(removed - removed % every, None)
-    return [Checkpoint(step, "step", step_file(saving.output_name, step, saving.extension)) for step in steps]
+    return [PlannedCheckpoint(step, "step", step_file(saving.output_name, step, saving.extension)) for step in steps]
 
 
-def _epoch_checkpoints(saving: Saving, total_steps: int, steps_an_epoch: int) -> list[Checkpoint]:
+def _epoch_checkpoints(saving: Saving, total_steps: int, steps_an_epoch: int) -> list[PlannedCheckpoint]:
     num_epochs = epochs_of(total_steps, steps_an_epoch)
     every = saving.every_n_epochs
     if saving.n_epoch_ratio is not None and saving.n_epoch_ratio > 0:  # train_network.py:980
@@ -74,6 +74,6 @@ def _epoch_checkpoints(saving: Saving, total_steps: int, steps_an_epoch: int) ->
         for epoch in list(epochs):  # train_util.py:5786
             epochs.pop(epoch - every * saving.last_n_epochs, None)
     return [
-        Checkpoint(epoch * steps_an_epoch, "epoch", epoch_file(saving.output_name, epoch, saving.extension))
+        PlannedCheckpoint(epoch * steps_an_epoch, "epoch", epoch_file(saving.output_name, epoch, saving.extension))
         for epoch in epochs
     ]

@@ -17,6 +17,7 @@ from spyke_kohya.engine.batching import BatchingError, Size, size_before_croppin
 from spyke_kohya.errors import DatasetError
 from spyke_kohya.plan.epoch import bucket_selector
 from spyke_kohya.presets.resolved import ResolvedDataset
+from spyke_kohya.rank.heldout_file import picture_id
 
 MOST_TRAINED = 8
 """Training pictures that are measured beside held-out ones: enough for the gap, at most a quarter of a training."""
@@ -41,7 +42,8 @@ class Picture:
     caption: str
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return what the program is asked; ``id`` is that of the picture as it is prepared."""
+        return asdict(self) | {"id": picture_id(asdict(self))}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from spyke_kohya.engine.command import program_environment
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError
 from spyke_kohya.evaluate.evaluated_pictures import choose_pictures
-from spyke_kohya.evaluate.recorded_run import Subject
+from spyke_kohya.evaluate.recorded_run import RecordedRun
 from spyke_kohya.evaluate.request import Request, make_request, write_request
 from spyke_kohya.process.helper_program import run_program
 
@@ -69,7 +69,7 @@ class Cost:
     most_memory_bytes: int
 
 
-def prepare(subject: Subject, engine: Engine, *, heldout_dir: Path | None = None, quick: bool = False) -> Request:
+def prepare(subject: RecordedRun, engine: Engine, *, heldout_dir: Path | None = None, quick: bool = False) -> Request:
     """What to measure: on ``heldout_dir``, else the folder that the run's preset named, else on trained pictures.
 
     Raises DatasetError, EngineError and PresetError where it can't be measured.
@@ -78,7 +78,7 @@ def prepare(subject: Subject, engine: Engine, *, heldout_dir: Path | None = None
     return make_request(subject, pictures, engine, quick=quick)
 
 
-def forecast(subject: Subject, request: Request) -> Forecast:
+def forecast(subject: RecordedRun, request: Request) -> Forecast:
     """The number of predictions, and their time by the pace of the training."""
     pictures = request.document["pictures"]
     heldout = sum(picture["role"] == "heldout" for picture in pictures)
@@ -95,7 +95,7 @@ def forecast(subject: Subject, request: Request) -> Forecast:
 
 
 def measure(
-    subject: Subject,
+    subject: RecordedRun,
     request: Request,
     engine: Engine,
     *,
@@ -158,11 +158,11 @@ class _Listener:
         return (self._clock() - began_at) / done * int(said["total"] - said["done"]) if done else None
 
 
-def _seconds_per_forward(subject: Subject) -> float | None:
-    record = subject.record
+def _seconds_per_forward(run: RecordedRun) -> float | None:
+    record = run.record
     pace = record.result.seconds_per_step
     if not pace:
         return None
-    passes = _FORWARDS_PER_STEP_CHECKPOINTED if subject.settings.get("gradient_checkpointing") else _FORWARDS_PER_STEP
-    batch = max(dataset.batch_size for dataset in subject.datasets) * (record.plan.gradient_accumulation_steps or 1)
+    passes = _FORWARDS_PER_STEP_CHECKPOINTED if run.settings.get("gradient_checkpointing") else _FORWARDS_PER_STEP
+    batch = max(dataset.batch_size for dataset in run.datasets) * (record.plan.gradient_accumulation_steps or 1)
     return pace / passes / batch

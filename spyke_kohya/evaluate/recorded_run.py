@@ -13,16 +13,19 @@ from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import NothingToRank, UsageError
 from spyke_kohya.presets.dataset import parse_dataset_config
 from spyke_kohya.presets.resolved import ResolvedDataset, resolve
-from spyke_kohya.rank.checkpoints import Checkpoint, find_checkpoints, one_per_step, place, recorded
+from spyke_kohya.rank.checkpoints import OVERWRITTEN, FoundCheckpoint, find_checkpoints, one_per_step, place, recorded
+from spyke_kohya.rank.directory import find_run
 from spyke_kohya.rank.result import Candidate
 from spyke_kohya.record.record import Record, read_record
-from spyke_kohya.record.rundir import RunDirectory, runs_under
+from spyke_kohya.record.rundir import RunDirectory
 
 
 @dataclass(frozen=True)
-class Subject:
+class RecordedRun:
     """A recorded run. ``root`` is the directory that its relative paths start from; ``settings`` are the options of
     train_network.py that were in force; ``candidates`` its checkpoints, one a step, each with a file.
+
+    ``overwritten`` are files that are not the run's own any more.
     """
 
     run: RunDirectory
@@ -32,6 +35,7 @@ class Subject:
     target: Target
     candidates: tuple[Candidate, ...]
     datasets: tuple[ResolvedDataset, ...]
+    overwritten: tuple[Path, ...] = ()
 
     @property
     def heldout_dir(self) -> Path | None:
@@ -56,43 +60,40 @@ class Subject:
         return self.root / Path(str(value)).expanduser() if value else None
 
 
-def read_subject(directory: Path, name: str | None = None) -> Subject:
+def read_recorded_run(directory: Path, name: str | None = None) -> RecordedRun:
     """The run of a run directory, or the newest one of an output directory (of the training ``name``).
 
     Raises UsageError when there is none or its record can't be used, NothingToRank when it left no checkpoint.
     """
-    run = _find_run(directory.absolute(), name)
+    run = find_run(directory.absolute(), name)
+    if run is None:
+        raise UsageError(
+            "no recorded run here",
+            where=str(directory),
+            remedy="give a run directory, or the output directory of a run that spyke-kohya started",
+        )
     record = read_record(run, or_raise=UsageError)
     found = find_checkpoints(run.output_dir, name or record.output_name)
-    found = recorded(found, record.checkpoints, run.output_dir)
-    candidates = one_per_step(place(found, record.plan.steps_per_epoch, record.plan.total_steps))
+    found = recorded(found, record, run.output_dir)
+    overwritten = tuple(one.file for one in found if one.problem == OVERWRITTEN)
+    steps = one_per_step(place(found, record.plan.steps_per_epoch, record.plan.total_steps))
+    candidates = tuple(one for one in steps if one.file)
     if not candidates:
-        raise NothingToRank("no readable checkpoint of this run", where=str(run.output_dir))
-    return Subject(
+        why = f"; {OVERWRITTEN}: {', '.join(file.name for file in overwritten)}" if overwritten else ""
+        raise NothingToRank(f"no readable checkpoint of this run{why}", where=str(run.output_dir))
+    return RecordedRun(
         run=run,
         root=Path(record.cwd or run.output_dir),
         record=record,
         settings={**record.settings, **_from_metadata(found)},
         target=record.target or "cpu",
-        candidates=tuple(candidates),
+        candidates=candidates,
         datasets=_read_datasets(run, record.settings),
+        overwritten=overwritten,
     )
 
 
-def _find_run(directory: Path, name: str | None) -> RunDirectory:
-    if RunDirectory(directory).record.is_file():
-        return RunDirectory(directory)
-    for run in runs_under(directory):
-        if run.record.is_file() and name in (None, read_record(run).output_name):
-            return run
-    raise UsageError(
-        "no recorded run here",
-        where=str(directory),
-        remedy="give a run directory, or the output directory of a run that spyke-kohya started",
-    )
-
-
-def _from_metadata(found: list[Checkpoint]) -> dict[str, Any]:
+def _from_metadata(found: list[FoundCheckpoint]) -> dict[str, Any]:
     """What the checkpoints themselves say of how their loss is to be measured; it wins over the record."""
     facts = next((one.facts for one in reversed(found) if one.readable), None)
     names = ("clip_skip", "v2", "v_parameterization")

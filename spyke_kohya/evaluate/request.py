@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -12,28 +11,35 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.engine.release import Engine
-from spyke_kohya.errors import EngineError, PresetError
+from spyke_kohya.errors import EngineError, NothingToRank, PresetError
 from spyke_kohya.evaluate.evaluated_pictures import Picture
-from spyke_kohya.evaluate.recorded_run import Subject
-from spyke_kohya.files import write_whole
-from spyke_kohya.rank.heldout_file import BASE, BASE_AGAIN, COLUMNS, Row, read_rows
+from spyke_kohya.evaluate.recorded_run import RecordedRun
+from spyke_kohya.files import sha256_of, write_whole
+from spyke_kohya.rank.heldout_file import (
+    BASE,
+    BASE_AGAIN,
+    COLUMNS,
+    SCHEMA_VERSION,
+    MeasuredLoss,
+    has_evaluation,
+    name_in,
+    read_record,
+    read_rows,
+)
 from spyke_kohya.rank.result import Candidate
 from spyke_kohya.record.rundir import RunDirectory
 
-SCHEMA_VERSION = 1
 SEED = 0
 REPLICATES = 1
 TIMESTEPS = 8
 QUICK_TIMESTEPS = 4
 NOISE_STEPS = 1000
-_CHUNK_BYTES = 1 << 22
 
 # What every loss depends on; a row measured under other settings answers another question.
 _SETTINGS = (
     *("base", "base_bytes", "vae", "v2", "v_parameterization", "zero_terminal_snr", "clip_skip", "max_token_length"),
     *("tokenizer_cache_dir", "seed", "device", "engine_commit"),
 )
-_PICTURE = ("sha256", "bucket", "resized", "interpolation", "caption", "role", "group")
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Request:
     """``document`` is the program's JSON; ``rows`` are those that needn't be measured again."""
 
     document: Mapping[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[MeasuredLoss, ...]
 
     @property
     def forwards(self) -> int:
@@ -51,12 +57,12 @@ class Request:
     @property
     def missing(self) -> int:
         """How many of them are still to be made."""
-        return self.forwards - len({row.key for row in self.rows} & set(self._keys()))
+        return len(set(self._keys()) - {row.key for row in self.rows})
 
     def _keys(self) -> list[tuple[str, str, int, int]]:
         document = self.document
         return [
-            (checkpoint["name"], picture["name"], timestep, replicate)
+            (checkpoint["id"], picture["id"], timestep, replicate)
             for checkpoint in document["checkpoints"]
             for picture in document["pictures"]
             for timestep in document["timesteps"]
@@ -69,11 +75,11 @@ def midpoints(count: int) -> list[int]:
     return [int((part + 0.5) * NOISE_STEPS / count) for part in range(count)]
 
 
-def make_request(subject: Subject, pictures: Sequence[Picture], engine: Engine, *, quick: bool = False) -> Request:
+def make_request(subject: RecordedRun, pictures: Sequence[Picture], engine: Engine, *, quick: bool = False) -> Request:
     """What to measure: the base, every checkpoint, and the base once more, which shows the noise of the device.
 
-    Rows of ``evaluate.csv`` that were measured in the same way are kept. Raises EngineError for a network that isn't
-    sd-scripts' own LoRA, PresetError where the base model is gone.
+    Rows of ``evaluate.csv`` that were measured under the same settings are kept. Raises EngineError for a network that
+    isn't sd-scripts' own LoRA, PresetError where the base model is gone.
     """
     settings = subject.settings
     module = settings.get("network_module")
@@ -95,7 +101,7 @@ def make_request(subject: Subject, pictures: Sequence[Picture], engine: Engine, 
         "clip_skip": settings.get("clip_skip"),
         "max_token_length": settings.get("max_token_length"),
         "tokenizer_cache_dir": _text(subject.path_in("tokenizer_cache_dir")),
-        "checkpoints": [_base(BASE), *map(_checkpoint, subject.candidates), _base(BASE_AGAIN)],
+        "checkpoints": [_base(BASE), *(_checkpoint(run, one) for one in subject.candidates), _base(BASE_AGAIN)],
         "pictures": [picture.to_dict() for picture in pictures],
         "timesteps": midpoints(QUICK_TIMESTEPS if quick else TIMESTEPS),
         "replicates": REPLICATES,
@@ -103,9 +109,7 @@ def make_request(subject: Subject, pictures: Sequence[Picture], engine: Engine, 
         "device": subject.target,
         "out": str(run.evaluation),
     }
-    document = json.loads(json.dumps(document))  # as it will be read back, to be compared with what was asked before
-    known, rows = _measured(run, document)
-    return Request({**document, "known": known}, tuple(rows))
+    return Request(document, tuple(_rows_that_hold(run, document)))
 
 
 def write_request(run: RunDirectory, request: Request) -> None:
@@ -118,43 +122,22 @@ def write_request(run: RunDirectory, request: Request) -> None:
     write_whole(run.evaluation_request, json.dumps(request.document, indent=1, ensure_ascii=False) + "\n")
 
 
-def _measured(run: RunDirectory, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Row]]:
-    """What identifies everything ever measured under these settings, and its rows that this request doesn't belie.
+def _rows_that_hold(run: RunDirectory, document: Mapping[str, Any]) -> list[MeasuredLoss]:
+    """Read every row that was measured under these settings: each says itself what it was measured on.
 
-    An evaluation under other settings is set aside under a number, for it was paid for.
+    An evaluation under other settings, or one that can't be read, is set aside under a number: it was paid for.
     """
-    now = {
-        "checkpoints": {entry["name"]: entry["sha256"] for entry in document["checkpoints"]},
-        "pictures": {entry["name"]: [entry[key] for key in _PICTURE] for entry in document["pictures"]},
-    }
-    before = _previous(run)
-    if before is None:
-        return now, []
-    if any(before.get(name) != document[name] for name in _SETTINGS):
-        _set_aside(run)
-        return now, []
-    known = {kind: {**before["known"][kind], **now[kind]} for kind in now}
-    holds = {
-        kind: {name for name, identity in known[kind].items() if before["known"][kind].get(name) == identity}
-        for kind in now
-    }
-    rows = [
-        row
-        for row in read_rows(run.evaluation)
-        if row.checkpoint in holds["checkpoints"] and row.image in holds["pictures"]
-    ]
-    return known, rows
-
-
-def _previous(run: RunDirectory) -> dict[str, Any] | None:
-    if not (run.evaluation.is_file() and run.evaluation_request.is_file()):
-        return None
+    if not has_evaluation(run):
+        return []
     try:
-        document = json.loads(run.evaluation_request.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    whole = isinstance(document, dict) and document.get("schema_version") == SCHEMA_VERSION
-    return document if whole else None
+        record = read_record(run)
+        before = record.model_extra or {}
+        if all(before.get(name) == document[name] for name in _SETTINGS):
+            return list({row.key: row for row in read_rows(run, record)[0]}.values())
+    except NothingToRank:
+        pass
+    _set_aside(run)
+    return []
 
 
 def _set_aside(run: RunDirectory) -> None:
@@ -164,25 +147,14 @@ def _set_aside(run: RunDirectory) -> None:
 
 
 def _base(name: str) -> dict[str, Any]:
-    return {"name": name, "path": None, "step": None, "sha256": None}
+    return {"name": name, "id": name, "path": None, "step": None, "sha256": None}
 
 
-def _checkpoint(candidate: Candidate) -> dict[str, Any]:
+def _checkpoint(run: RunDirectory, candidate: Candidate) -> dict[str, Any]:
     assert candidate.file is not None
-    return {
-        "name": candidate.file.name,
-        "path": str(candidate.file),
-        "step": candidate.step,
-        "sha256": _sha256(candidate.file),
-    }
-
-
-def _sha256(file: Path) -> str:
-    found = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()
+    sha256 = sha256_of(candidate.file)
+    name = name_in(run.output_dir, candidate.file)
+    return {"name": name, "id": sha256, "path": str(candidate.file), "step": candidate.step, "sha256": sha256}
 
 
 def _size_bytes(base: Path) -> int:

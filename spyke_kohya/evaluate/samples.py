@@ -14,7 +14,7 @@ from pathlib import Path
 from spyke_kohya.engine.command import program_environment
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError, PresetError
-from spyke_kohya.evaluate.recorded_run import Subject
+from spyke_kohya.evaluate.recorded_run import RecordedRun
 from spyke_kohya.presets.training import Samples
 from spyke_kohya.process.helper_program import run_program
 from spyke_kohya.rank.result import Candidate
@@ -69,7 +69,7 @@ def lay_out(settings: Samples, checkpoints: Sequence[Candidate], base: Path) -> 
 
 
 def render(
-    subject: Subject,
+    subject: RecordedRun,
     grid: Grid,
     engine: Engine,
     *,
@@ -114,7 +114,7 @@ def render(
     return folder
 
 
-def _options(subject: Subject, grid: Grid, prompts: Path) -> list[str]:
+def _options(subject: RecordedRun, grid: Grid, prompts: Path) -> list[str]:
     settings, of_run = grid.settings, subject.settings
     count = len(grid.checkpoints)
     options = ["--v2"] if of_run.get("v2") else ["--v1"]

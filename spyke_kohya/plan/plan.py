@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from spyke_kohya.dataset.scan import Scan
 from spyke_kohya.engine.checkpoint_size import checkpoint_bytes, state_bytes
 from spyke_kohya.engine.options import parser_defaults
-from spyke_kohya.engine.schedule import Checkpoint, Saving, checkpoints, epochs_of, steps_per_epoch
+from spyke_kohya.engine.schedule import PlannedCheckpoint, Saving, checkpoints, epochs_of, steps_per_epoch
 from spyke_kohya.engine.states import NO_STATES, STATES_KEPT, StateSaving, state_saving
 from spyke_kohya.findings import Finding, error, warning
 from spyke_kohya.plan.epoch import DatasetPlan, SubsetPlan, count_datasets
@@ -42,7 +42,7 @@ class Plan:
     epochs: int
     total_steps: int
     steps_source: StepsSource
-    checkpoints: tuple[Checkpoint, ...]
+    checkpoints: tuple[PlannedCheckpoint, ...]
     checkpoint_bytes: int | None
     state_bytes: int | None = None
     states: StateSaving = NO_STATES

@@ -31,7 +31,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-COLUMNS = ["checkpoint", "image", "group", "timestep", "replicate", "loss"]
 LATENT_SCALE = 0.18215
 NOISE_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 
@@ -204,8 +203,7 @@ class Evaluation:
         gc.collect()
 
     def measure(self, models: Models, entry: dict[str, str | None], rows: TextIO) -> None:
-        name = entry["name"]
-        missing = [self.missing(name, picture) for picture in self.request["pictures"]]
+        missing = [self.missing(entry, picture) for picture in self.request["pictures"]]
         if any(missing):
             models.use(load_file(entry["path"])) if entry["path"] else models.use_base()
             self.texts.clear()  # a LoRA may train the text encoder too
@@ -214,10 +212,12 @@ class Evaluation:
             if missing[number]:
                 losses = self.losses(models, number, picture)
                 for cell in missing[number]:
-                    writer.writerow([name, picture["name"], picture["group"], *cell, repr(losses[cell])])
+                    names = [" ".join(name.splitlines()) for name in (entry["name"], picture["name"], picture["group"])]
+                    writer.writerow([*names, *cell, repr(losses[cell]), entry["id"], picture["id"]])
+                    self.measured.add((entry["id"], picture["id"], *cell))
                 rows.flush()
             self.done += len(self.cells)
-            self.tell(stage="measuring", checkpoint=name)
+            self.tell(stage="measuring", checkpoint=entry["name"])
             if os.getppid() != self.parent:  # nobody is left to want the numbers
                 sys.exit("evaluate: the program that asked has gone")
 
@@ -245,8 +245,8 @@ class Evaluation:
             self.text_s += time.perf_counter() - began
         return self.texts[caption]
 
-    def missing(self, name: str | None, picture: dict[str, Any]) -> list[Cell]:
-        return [cell for cell in self.cells if (name, picture["name"], *cell) not in self.measured]
+    def missing(self, entry: dict[str, str | None], picture: dict[str, Any]) -> list[Cell]:
+        return [cell for cell in self.cells if (entry["id"], picture["id"], *cell) not in self.measured]
 
     def tell(self, **what: Any) -> None:
         print(json.dumps({"done": self.done, "total": self.total, **what}), flush=True)
@@ -263,10 +263,10 @@ def weights_taken_over(model: type[nn.Module]) -> Iterator[None]:
 
 
 def measured_rows(path: Path) -> set[tuple[str, str, int, int]]:
-    """The rows that are in the file already; it has its header and whole lines."""
+    """What is in the file already, by its content and not by names; it has its header and whole lines."""
     with path.open(newline="", encoding="utf-8") as rows:
         return {
-            (row["checkpoint"], row["image"], int(row["timestep"]), int(row["replicate"]))
+            (row["checkpoint_id"], row["picture_id"], int(row["timestep"]), int(row["replicate"]))
             for row in csv.DictReader(rows)
         }
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from spyke_kohya.engine.scalars import losses_from_events
-from spyke_kohya.errors import EngineError, NothingToRank, UsageError
+from spyke_kohya.errors import EngineError, NothingToRank, SpykeError, UsageError
 from spyke_kohya.formats.tfevents import find_event_files
 from spyke_kohya.rank.checkpoints import (
-    Checkpoint,
+    FoundCheckpoint,
     find_checkpoints,
     merged_facts,
     one_per_step,
@@ -23,17 +23,14 @@ from spyke_kohya.rank.checkpoints import (
 )
 from spyke_kohya.rank.heldout import Context, judge_heldout
 from spyke_kohya.rank.heldout_file import has_evaluation, read_evaluation
-from spyke_kohya.rank.heldout_result import HeldoutRanking
 from spyke_kohya.rank.logs import read_losses
 from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.norms import blown_up, weight_norm
 from spyke_kohya.rank.ranking import rank
-from spyke_kohya.rank.result import Candidate, Measure, Ranking
+from spyke_kohya.rank.result import Candidate, Evidence, HeldoutRanking, Measure, Ranking, TrainingRanking
 from spyke_kohya.rank.training_info import Facts, facts_from_run
 from spyke_kohya.record.record import Record, read_record
 from spyke_kohya.record.rundir import RunDirectory, runs_under
-
-Evidence = Literal["avr_loss", "loss", "heldout"]
 
 
 @dataclass(frozen=True)
@@ -43,31 +40,30 @@ class RankResult:
     title: str
     directory: Path
     run_dir: Path | None
-    curve: LossCurve
-    ranking: Ranking
-    problems: tuple[str, ...] = ()
+    ranking: Ranking[Any]
+    problems: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The shape of ``rank --json``; ``directory`` is where its files are."""
+        """Return the shape of ``rank --json``; ``directory`` is where its files are."""
         run_dir = str(self.run_dir) if self.run_dir else None
         places = {"title": self.title, "directory": str(self.directory), "run_dir": run_dir}
         return {**self.ranking.to_dict(), **places, "problems": list(self.problems)}
 
 
 @dataclass(frozen=True)
-class HeldoutResult:
-    """A ranking by held-out loss and what it was made from; ``problems`` names what of its run can't be read."""
+class TrainingResult(RankResult):
+    """A ranking by training loss, with the whole curve."""
 
-    title: str
-    directory: Path
+    ranking: TrainingRanking
+    curve: LossCurve
+
+
+@dataclass(frozen=True)
+class HeldoutResult(RankResult):
+    """A ranking by what ``evaluate`` measured."""
+
     run_dir: Path
     ranking: HeldoutRanking
-    problems: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The shape of ``rank --by heldout --json``; ``directory`` is where its files are."""
-        places = {"title": self.title, "directory": str(self.directory), "run_dir": str(self.run_dir)}
-        return {**self.ranking.to_dict(), **places, "problems": list(self.problems)}
 
 
 def rank_best(
@@ -78,45 +74,72 @@ def rank_best(
     window: int | None = None,
     name: str | None = None,
     every: int | None = None,
-) -> RankResult | HeldoutResult:
+) -> TrainingResult | HeldoutResult:
     """Rank by the evidence that was asked for, else by the best there is: held-out losses, else avr_loss.
 
-    Raises UsageError and NothingToRank.
+    Where an evaluation ranks nothing, the first note says why. Raises UsageError and NothingToRank.
     """
+    note = ""
     if by == "heldout" or (by is None and losses is None):
         run_dir, output_dir = _run_and_output(source, name, search=True)
-        if run_dir and has_evaluation(RunDirectory(run_dir)):
-            found = rank_heldout(run_dir, output_dir)
-            if by == "heldout" or found.ranking.kind == "heldout":
-                return found
-        elif by == "heldout":
-            remedy = "measure it: spyke-kohya evaluate RUN"
-            raise NothingToRank("no evaluated run here", where=str(source), remedy=remedy)
+        if by == "heldout":
+            if run_dir is None or not has_evaluation(RunDirectory(run_dir)):
+                remedy = "measure it: spyke-kohya evaluate RUN"
+                raise NothingToRank("no evaluated run here", where=str(source), remedy=remedy)
+            return rank_heldout(run_dir, output_dir)
+        found, note = heldout_beside(run_dir, output_dir)
+        if found and not found.ranking.ranks_nothing:
+            return found
     measure: Measure = "loss" if by == "loss" else "avr_loss"
-    return rank_directory(source, losses=losses, window=window, name=name, every=every, by=measure)
+    result = rank_directory(source, losses=losses, window=window, name=name, every=every, by=measure)
+    notes = (note, *result.ranking.notes) if note else result.ranking.notes
+    return replace(result, ranking=replace(result.ranking, notes=notes))
+
+
+def find_run(directory: Path, name: str | None = None) -> RunDirectory | None:
+    """Return the run of a run directory, or an output directory's newest recorded one, whether it has losses or not."""
+    if RunDirectory(directory).record.is_file():
+        return RunDirectory(directory)
+    with_record = (run for run in runs_under(directory) if run.record.is_file())
+    return next((run for run in with_record if name is None or name == read_record(run).output_name), None)
+
+
+def heldout_beside(run_dir: Path | None, output_dir: Path) -> tuple[HeldoutResult | None, str]:
+    """Return a run's ranking by held-out losses, or why there is none: a sentence where an evaluation was begun."""
+    if run_dir is None or not has_evaluation(RunDirectory(run_dir)):
+        return None, ""
+    try:
+        return rank_heldout(run_dir, output_dir), ""
+    except NothingToRank as fault:
+        return None, f"An evaluation was begun and ranks nothing: {fault.what} ({fault.where}); {fault.remedy}."
 
 
 def rank_heldout(run_dir: Path, output_dir: Path) -> HeldoutResult:
-    """Rank a run's checkpoints by what ``evaluate`` measured, with avr_loss and the norms of their weights beside."""
+    """Rank a run's checkpoints by what ``evaluate`` measured, with avr_loss and the norms of their weights beside.
+
+    What stands beside and can't be read is missing there, and a note says so. Raises NothingToRank.
+    """
     evaluation = read_evaluation(RunDirectory(run_dir))
-    steps = evaluation.steps
-    norms = {
-        step: weight_norm(file).total for step, file in zip(steps, evaluation.files, strict=True) if file.is_file()
-    }
-    leaps = blown_up([norms[step] for step in sorted(norms)])
-    averages, problems = _averages_at(steps, RunDirectory(run_dir))
-    context = Context(norms, averages, tuple(sorted(norms)[i] for i in leaps))
-    return HeldoutResult(run_dir.name, output_dir, run_dir, judge_heldout(evaluation, context), problems)
-
-
-def _averages_at(steps: Sequence[int], run: RunDirectory) -> tuple[dict[int, float], tuple[str, ...]]:
-    """Return avr_loss at those steps, which is shown beside the held-out losses alone, and why it can't be known."""
-    source = _losses_in(run)
+    norms: dict[int, float] = {}
+    averages: dict[int, float] = {}
+    faults = []
+    for one in evaluation.candidates:
+        if one.file and one.file.is_file():
+            try:
+                norms[one.step] = weight_norm(one.file).total
+            except NothingToRank as fault:
+                faults.append(f"No norm of {one.file.name}: {fault.what}.")
+    problems: tuple[str, ...] = ()
     try:
-        curve = read_losses(source) if source else None
-    except (NothingToRank, EngineError) as fault:
-        return {}, (f"{Path(fault.where).name}: {fault.what}",)
-    return (curve.averages_at(steps), curve.problems) if curve else ({}, ())
+        if source := _losses_in(RunDirectory(run_dir)):
+            curve = read_losses(source)
+            averages, problems = curve.averages_at(evaluation.steps), curve.problems
+    except SpykeError as fault:
+        faults.append(f"avr_loss is not shown: {fault.what} ({fault.where}).")
+    steps = sorted(norms)
+    leaps = tuple(steps[i] for i in blown_up([norms[step] for step in steps]))
+    ranking = judge_heldout(evaluation, Context(norms, averages, leaps, tuple(faults)))
+    return HeldoutResult(run_dir.name, output_dir, run_dir, ranking, problems)
 
 
 def rank_directory(
@@ -127,7 +150,7 @@ def rank_directory(
     name: str | None = None,
     every: int | None = None,
     by: Measure = "avr_loss",
-) -> RankResult:
+) -> TrainingResult:
     """Rank by training loss the checkpoints of an output directory, or of the one a run directory belongs to.
 
     ``source`` may also be what holds the losses: a TensorBoard folder, a saved console or a CSV file; the checkpoints
@@ -144,7 +167,7 @@ def rank_directory(
     _check_name(found, name, output_dir)
     facts = Facts(window=window).or_else(facts_from_run(record)).or_else(curve.facts).or_else(merged_facts(found))
     curve = curve.with_facts(facts)
-    known = recorded(found, record.checkpoints, output_dir)
+    known = recorded(found, record, output_dir)
     placed = place(known, _steps_per_epoch(facts), curve.last_step)
     unreadable = [(one.file, one.problem) for one in placed if not one.readable]
     candidates = one_per_step(placed) if placed else _without_files(curve, every, output_dir)
@@ -152,7 +175,7 @@ def rank_directory(
         raise _all_unreadable(unreadable, output_dir)
     ranking = rank(curve, _thinned(candidates, every), unreadable=unreadable, by=by)
     title = run_dir.name if run_dir else facts.output_name or directory.resolve().name
-    return RankResult(title, output_dir, run_dir, curve, ranking, (*record.problems, *curve.problems))
+    return TrainingResult(title, output_dir, run_dir, ranking, (*record.problems, *curve.problems), curve)
 
 
 def _split_source(source: Path, losses: Path | None) -> tuple[Path, Path | None]:
@@ -190,14 +213,14 @@ def _losses_in(run: RunDirectory) -> Path | None:
         return run.losses
     if read_record(run).resumed_from:
         return None
-    if any(_holds_losses(file) for file in find_event_files(run.tensorboard)):
+    if _hold_losses(find_event_files(run.tensorboard)):
         return run.tensorboard
     return run.console if run.console.is_file() and b"avr_loss=" in run.console.read_bytes() else None
 
 
-def _holds_losses(event_file: Path) -> bool:
+def _hold_losses(event_files: Sequence[Path]) -> bool:
     try:
-        return bool(losses_from_events([event_file]))
+        return bool(losses_from_events(event_files))
     except EngineError:  # damaged: the console has the losses too
         return False
 
@@ -227,7 +250,7 @@ def _losses_of(run_dir: Path | None, directory: Path) -> Path:
     )
 
 
-def _check_name(found: list[Checkpoint], name: str | None, directory: Path) -> None:
+def _check_name(found: list[FoundCheckpoint], name: str | None, directory: Path) -> None:
     names = [] if found or name is None else output_names(directory)
     if names:
         raise UsageError(f"no checkpoint named {name} here; there is {', '.join(names)}", where=str(directory))

@@ -13,35 +13,38 @@ import numpy as np
 
 from spyke_kohya.errors import NothingToRank
 from spyke_kohya.rank.heldout_file import Evaluation, Measured
-from spyke_kohya.rank.heldout_result import FEWEST_GROUPS, HeldoutRanking, HeldoutRow, Kind
-from spyke_kohya.rank.heldout_verdict import with_words
 from spyke_kohya.rank.paired import PairedRows
 from spyke_kohya.rank.ranking import TIED_ABOVE
-from spyke_kohya.rank.result import Candidate, Role, Trial
+from spyke_kohya.rank.result import FEWEST_GROUPS, HeldoutRanking, HeldoutRow, Kind, trials_of
 from spyke_kohya.rank.windows import FloatArray
+from spyke_kohya.rank.words import with_heldout_words
 
 
 @dataclass(frozen=True)
 class Context:
-    """What stands beside the losses: by step, the norm of each checkpoint and the avr_loss of training."""
+    """What stands beside the losses: by step, the norm of each checkpoint and the avr_loss of training.
+
+    ``faults`` are sentences about what can't be read of it.
+    """
 
     norms: Mapping[int, float]
     averages: Mapping[int, float]
     blown_up: tuple[int, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def judge_heldout(evaluation: Evaluation, context: Context | None = None) -> HeldoutRanking:
     """Rank the checkpoints of an evaluation. Raises NothingToRank when not one of them was measured whole."""
-    if not evaluation.steps:
+    if not evaluation.candidates:
         raise NothingToRank(
-            "no checkpoint was measured whole yet",
+            "no checkpoint was measured whole and is still the file that was measured",
             where=evaluation.source,
             remedy="go on with it: spyke-kohya evaluate RUN",
         )
     measured = evaluation.heldout or evaluation.trained
     assert measured is not None
     kind: Kind = "heldout" if evaluation.heldout else "memorisation"
-    return with_words(_ranked(evaluation, measured, kind, context or Context({}, {})))
+    return with_heldout_words(_ranked(evaluation, measured, kind, context or Context({}, {})))
 
 
 def _ranked(evaluation: Evaluation, measured: Measured, kind: Kind, context: Context) -> HeldoutRanking:
@@ -52,7 +55,7 @@ def _ranked(evaluation: Evaluation, measured: Measured, kind: Kind, context: Con
     by_timestep = min(rows, key=lambda row: (row.ratio_by_timestep, row.step)).step
     return HeldoutRanking(
         kind=kind,
-        rows=tuple(rows),
+        rows=rows,
         pictures=len(measured.groups),
         groups=measured.group_count,
         trained_pictures=len(evaluation.trained.groups) if evaluation.trained else 0,
@@ -61,9 +64,15 @@ def _ranked(evaluation: Evaluation, measured: Measured, kind: Kind, context: Con
         base_tied=bool(p is not None and p[0] > TIED_ABOVE),
         noise_floor=_noise_floor(measured),
         best_by_timestep=by_timestep,
-        test_order=_test_order(rows) if kind == "heldout" else (),
+        test_order=()
+        if kind == "memorisation"
+        else trials_of(
+            rows, next((row for row in rows[1:] if row.tied), None), max(rows, key=lambda row: row.step).candidate
+        ),
         unfinished=evaluation.unfinished,
         broken=evaluation.broken,
+        overwritten=evaluation.overwritten,
+        faults=(*_damaged(evaluation), *context.faults),
         blown_up=context.blown_up,
         source=evaluation.source,
     )
@@ -88,7 +97,7 @@ def _with_base(ratios: FloatArray) -> FloatArray:
 
 def _rows(
     evaluation: Evaluation, measured: Measured, ratios: FloatArray, p: FloatArray | None, context: Context
-) -> list[HeldoutRow]:
+) -> tuple[HeldoutRow, ...]:
     means = ratios.mean(axis=0)[1:]
     order = np.lexsort((np.asarray(evaluation.steps), means))
     several = len(ratios) > 1
@@ -96,10 +105,10 @@ def _rows(
     above, above_error = paired.difference_from(int(order[0]) + 1) if several else (ratios[0] - means.min(), None)
     by_timestep = _by_group(_ratios_by_timestep(measured).T, measured.groups).mean(axis=0)
     gaps, aucs = _members_against_heldout(evaluation)
-    return [
+    return tuple(
         HeldoutRow(
             rank=place,
-            candidate=Candidate(evaluation.steps[i], evaluation.files[i]),
+            candidate=evaluation.candidates[i],
             loss=float(measured.losses[i].mean()),
             ratio=float(means[i]),
             standard_error=float(paired.standard_errors[i + 1]) if several else None,
@@ -114,7 +123,7 @@ def _rows(
             avr_loss=context.averages.get(evaluation.steps[i]),
         )
         for place, i in enumerate(order, start=1)
-    ]
+    )
 
 
 def _ratios_by_timestep(measured: Measured) -> FloatArray:
@@ -149,16 +158,6 @@ def _noise_floor(measured: Measured) -> float | None:
     return float(np.max(np.abs(measured.base_again - measured.base) / measured.base))
 
 
-def _test_order(rows: Sequence[HeldoutRow]) -> tuple[Trial, ...]:
-    """The lowest, the next lowest that is tied, the final one to compare with, then the others that are tied."""
-    best, final = rows[0], max(rows, key=lambda row: row.step)
-    tied = [row for row in rows[1:] if row.tied]
-    trials = [Trial(best.candidate, "candidate"), *(Trial(row.candidate, "fallback") for row in tied[:1])]
-    if final.step not in [trial.candidate.step for trial in trials]:
-        trials.append(Trial(final.candidate, "baseline"))
-    tried = {trial.candidate.step for trial in trials}
-    for row in tied:
-        if row.step not in tried:
-            role: Role = "early" if row.step < best.step else "fallback"
-            trials.append(Trial(row.candidate, role))
-    return tuple(trials)
+def _damaged(evaluation: Evaluation) -> list[str]:
+    where = f"{evaluation.damaged} of {evaluation.source} can't be read"
+    return [f"Not counted: {where}. `spyke-kohya evaluate` measures them again."] if evaluation.damaged else []

@@ -32,7 +32,7 @@ def weight_norm(file: Path) -> WeightNorm:
     try:
         tensors = _read(file)
         squares = {name: _squared_norm(tensors, name) for name in _layers(tensors)}
-    except (OSError, ValueError, KeyError) as fault:
+    except (OSError, ValueError, LookupError, ArithmeticError, TypeError) as fault:
         raise NothingToRank(f"its weights can't be read: {fault}", where=str(file)) from fault
     if not squares:
         raise NothingToRank("there is no LoRA in it", where=str(file))

@@ -1,4 +1,4 @@
-"""Rank checkpoints by avr_loss, and judge how little that proves. Values in, values out; the words are in ``verdict``.
+"""Rank checkpoints by avr_loss, and judge how little that proves. Values in, values out; the words are in ``words``.
 
 A training loss is mostly the luck of its random timesteps: one loss has a standard deviation of 1.24 times its mean, so
 avr_loss over 460 batches is known to 6 % while real effects are 1 to 3 %. Neighbouring checkpoints share most of
@@ -16,12 +16,22 @@ import numpy as np
 
 from spyke_kohya.errors import NothingToRank, UsageError
 from spyke_kohya.rank.losses import LossCurve
-from spyke_kohya.rank.result import Block, Candidate, Measure, Ranking, Rise, Role, Row, SigmaSource, Trial
+from spyke_kohya.rank.result import (
+    Block,
+    Candidate,
+    Measure,
+    Rise,
+    SigmaSource,
+    TrainingRanking,
+    TrainingRow,
+    Trial,
+    trials_of,
+)
 from spyke_kohya.rank.ties import Noise
-from spyke_kohya.rank.verdict import notes_on, verdict_on
 from spyke_kohya.rank.windows import (
     FloatArray,
     IntArray,
+    Regime,
     centred_bounds,
     micro_batches_at,
     overlap_cov,
@@ -29,6 +39,7 @@ from spyke_kohya.rank.windows import (
     trailing_bounds,
     window_means,
 )
+from spyke_kohya.rank.words import with_training_words
 
 TIED_ABOVE = 0.10  # keeps a true minimiser in 90 % of trainings
 RISE_BELOW = 0.05
@@ -54,7 +65,7 @@ def rank(
     *,
     unreadable: Sequence[tuple[Path, str]] = (),
     by: Measure = "avr_loss",
-) -> Ranking:
+) -> TrainingRanking:
     """Rank checkpoints by the avr_loss at exactly their step, lowest first; of equal ones the earlier.
 
     ``by`` "loss" ranks by the mean of the per-step losses around each step, which does not lag behind the weights.
@@ -69,14 +80,15 @@ def rank(
         raise _nothing(curve, not_ranked)
     judged = _judge(curve.before_divergence(), ranked, by)
     final = [one for one in listed if curve.diverged_step is None or one.step < curve.diverged_step][-1]
-    told = replace(
-        judged,
-        test_order=_test_order(judged, final),
-        diverged_step=curve.diverged_step,
-        not_ranked=tuple(not_ranked.items()),
-        unreadable=tuple(unreadable),
+    return with_training_words(
+        replace(
+            judged,
+            test_order=_test_order(judged, final),
+            diverged_step=curve.diverged_step,
+            not_ranked=tuple(not_ranked.items()),
+            unreadable=tuple(unreadable),
+        )
     )
-    return replace(told, verdict=verdict_on(told), notes=notes_on(told))
 
 
 def noise_of(curve: LossCurve, level: float) -> Sigma:
@@ -132,48 +144,74 @@ def _average(curve: LossCurve, step: int) -> float | None:
     return float(window_means(losses, before, bounds)[0]) if bounds[0][0] >= before else None
 
 
-def _judge(curve: LossCurve, ranked: list[Candidate], by: Measure) -> Ranking:
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What checkpoints are ranked by: a mean (k,) each; ``noise`` is in units of a micro-batch's variance."""
+
+    means: FloatArray
+    noise: Noise
+    regime: Regime
+
+    def rise(self, steps: IntArray, sigma: float) -> Rise | None:
+        """Return the largest rise from an earlier to a later step, where chance doesn't explain it."""
+        largest = self.noise.largest_rise(self.means, sigma)
+        if largest is None or largest[2] >= RISE_BELOW:
+            return None
+        i, j, p = largest
+        return Rise(int(steps[i]), int(steps[j]), p)
+
+
+def _judge(curve: LossCurve, ranked: list[Candidate], by: Measure) -> TrainingRanking:
     steps = np.array([one.step for one in ranked], dtype=np.int64)
     averages = np.array([_average(curve, one.step) for one in ranked], dtype=np.float64)
-    assumed = None if curve.window else _spacing(steps) * curve.micro_batches_per_step
-    window = curve.window or assumed or 1
+    spacing = _spacing(steps) * curve.micro_batches_per_step
+    window = curve.window or spacing or 1
     ends = micro_batches_at(steps, window, curve.micro_batches_per_step)
     regime = regime_of(ends, window) if curve.window else "unknown"
-    sigma = noise_of(curve, float(averages.mean()))
-    width = window if regime != "cumulative" else _spacing(steps) * curve.micro_batches_per_step
+    width = spacing if regime == "cumulative" else window
     around = _around(curve, steps, width)
-    centred = [None] * len(steps) if around is None else around.means.tolist()
     if by == "avr_loss":
-        noise, values = Noise(overlap_cov(trailing_bounds(ends, window))), averages
+        values = Values(averages, Noise(overlap_cov(trailing_bounds(ends, window))), regime)
     else:
-        known = _known_around(around, curve)
-        noise, values, regime = known.noise, known.means, "centred"
-    p = noise.tied_p(values, sigma.value)
-    tied = (p > TIED_ABOVE) | (regime == "cumulative")
-    errors = sigma.value * np.sqrt(np.diag(noise.cov))
-    order = np.lexsort((steps, values))
-    lowest = steps[order[0]]
-    rows = tuple(
-        Row(place, ranked[i], float(averages[i]), float(errors[i]), bool(tied[i]), float(p[i]), centred[i])
-        for place, i in enumerate(order, start=1)
-    )
-    return Ranking(
-        rows=rows,
+        values = _known(around, curve)
+    sigma = noise_of(curve, float(averages.mean()))
+    return TrainingRanking(
+        rows=_rows(ranked, averages, values, around, sigma),
         window=curve.window,
-        assumed_window=assumed,
+        assumed_window=None if curve.window else spacing,
         micro_batches_per_step=curve.micro_batches_per_step,
-        regime=regime,
+        regime=values.regime,
         sigma=sigma.value,
         sigma_source=sigma.source,
         assumed_cv=sigma.cv,
-        flat_p=noise.flat_p(values, sigma.value),
-        sensitivity=_sensitivity(noise, curve, steps, values) if sigma.cv else {},
+        flat_p=values.noise.flat_p(values.means, sigma.value),
+        sensitivity=_sensitivity(values, curve, steps) if sigma.cv else {},
         by=by,
         width=width if by == "loss" else None,
-        onset_step=next((int(s) for s, held in zip(steps, tied, strict=True) if s > lowest and not held), None),
         rise=around.rise(steps, sigma.value) if around else None,
-        blocks=_blocks(steps, ends, averages, sigma.value) if regime == "cumulative" else (),
+        blocks=_blocks(steps, ends, averages, sigma.value) if values.regime == "cumulative" else (),
         source=curve.source,
+    )
+
+
+def _rows(
+    ranked: list[Candidate], averages: FloatArray, values: Values, around: Values | None, sigma: Sigma
+) -> tuple[TrainingRow, ...]:
+    """The rows, lowest first; of equal ones the earlier."""
+    p = values.noise.tied_p(values.means, sigma.value)
+    errors = sigma.value * np.sqrt(np.diag(values.noise.cov))
+    order = np.lexsort((np.array([one.step for one in ranked]), values.means))
+    return tuple(
+        TrainingRow(
+            rank=place,
+            candidate=ranked[i],
+            tied=bool(p[i] > TIED_ABOVE) or values.regime == "cumulative",
+            avr_loss=float(averages[i]),
+            standard_error=float(errors[i]),
+            tied_p=float(p[i]),
+            centred_loss=float(around.means[i]) if around else None,
+        )
+        for place, i in enumerate(order, start=1)
     )
 
 
@@ -182,30 +220,14 @@ def _spacing(steps: IntArray) -> int:
     return max(1, int(np.median(np.diff(steps)))) if len(steps) > 1 else int(steps[0])
 
 
-def _sensitivity(noise: Noise, curve: LossCurve, steps: IntArray, averages: FloatArray) -> dict[float, tuple[int, ...]]:
+def _sensitivity(values: Values, curve: LossCurve, steps: IntArray) -> dict[float, tuple[int, ...]]:
     """The tied steps under every CV (at batch size 1) that is plausible."""
-    level = abs(float(averages.mean())) / math.sqrt(curve.batch_size or 1)
-    tied = {cv: noise.tied_p(averages, max(cv * level, 1e-300)) > TIED_ABOVE for cv in CVS_SHOWN}
+    level = abs(float(values.means.mean())) / math.sqrt(curve.batch_size or 1)
+    tied = {cv: values.noise.tied_p(values.means, max(cv * level, 1e-300)) > TIED_ABOVE for cv in CVS_SHOWN}
     return {cv: tuple(int(step) for step in steps[held]) for cv, held in tied.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class Around:
-    """The mean (k,) of the per-step losses around each step; ``noise`` is in units of a micro-batch's variance."""
-
-    means: FloatArray
-    noise: Noise
-
-    def rise(self, steps: IntArray, sigma: float) -> Rise | None:
-        """The largest rise from an earlier to a later step, where chance doesn't explain it."""
-        largest = self.noise.largest_rise(self.means, sigma)
-        if largest is None or largest[2] >= RISE_BELOW:
-            return None
-        i, j, p = largest
-        return Rise(int(steps[i]), int(steps[j]), p)
-
-
-def _around(curve: LossCurve, steps: IntArray, width: int) -> Around | None:
+def _around(curve: LossCurve, steps: IntArray, width: int) -> Values | None:
     """Means over ``width`` micro-batches centred on each step, one-sided at the ends; None without per-step losses."""
     losses = curve.contiguous_losses()
     if losses is None:
@@ -213,10 +235,10 @@ def _around(curve: LossCurve, steps: IntArray, width: int) -> Around | None:
     before = int(curve.steps[0]) - 1
     bounds = centred_bounds(steps, max(1, width // curve.micro_batches_per_step), before, curve.last_step)
     covariance = overlap_cov(bounds) / curve.micro_batches_per_step
-    return Around(window_means(losses, before, bounds), Noise(covariance))
+    return Values(window_means(losses, before, bounds), Noise(covariance), "centred")
 
 
-def _known_around(around: Around | None, curve: LossCurve) -> Around:
+def _known(around: Values | None, curve: LossCurve) -> Values:
     if around is None:
         raise NothingToRank(
             "the loss of every single step is not on record here",
@@ -236,20 +258,12 @@ def _blocks(steps: IntArray, ends: IntArray, averages: FloatArray, sigma: float)
     return tuple(Block(*block) for block in found)
 
 
-def _test_order(ranking: Ranking, final: Candidate) -> tuple[Trial, ...]:
-    """What to try by eye: lowest, next lowest, the final one to compare with, then the others that are tied.
+def _test_order(ranking: TrainingRanking, final: Candidate) -> tuple[Trial, ...]:
+    """The U-curve rule: lowest, next lowest, the final one to compare with, then the others that are tied.
 
     A cumulative mean ranks nothing: then the final checkpoint comes first, and the others from late to early.
     """
-    if ranking.regime == "cumulative":
+    if ranking.ranks_nothing:
         latest = [row.candidate for row in reversed(ranking.by_step) if row.step != final.step]
         return (Trial(final, "candidate"), *(Trial(one, "early") for one in latest))
-    lowest = ranking.minimum.step
-    roles: list[Role] = ["candidate", "fallback"]
-    items = [Trial(row.candidate, role) for row, role in zip(ranking.rows, roles, strict=False)]
-    if final.step not in [item.candidate.step for item in items]:
-        items.append(Trial(final, "baseline"))
-    tried = {item.candidate.step for item in items}
-    rest = [row for row in ranking.rows if row.tied and row.step not in tried]
-    others = [Trial(row.candidate, "early" if row.step < lowest else "fallback") for row in rest]
-    return (*items, *others)
+    return trials_of(ranking.rows, next(iter(ranking.rows[1:]), None), final)

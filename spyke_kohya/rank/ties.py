@@ -24,6 +24,12 @@ class Noise:
     The draws depend on ``cov`` alone, so one Noise serves every curve and every assumed size of the noise.
     """
 
+    # With averages y, covariance C, standard deviation s of one loss, and z drawn from N(0, C):
+    #   SE_ij = sqrt(C_ii + C_jj - 2 C_ij)                 ``pair_se``: of a difference, over s
+    #   T_i   = max over j of (y_i - y_j) / (s SE_ij)      how far i is above its best rival
+    #   p_i   = P(max over j of (z_i - z_j) / SE_ij >= T_i)  counted in the sorted ``worst_by_chance``
+    # A rise is the same with only earlier j, and its p counts the largest of all pairs (``rises_by_chance``).
+
     cov: FloatArray
     seed: int = SEED
 

@@ -33,9 +33,9 @@ def trailing_bounds(ends: ArrayLike, window: int) -> Bounds:
 
 
 def centred_bounds(steps: ArrayLike, width: int, first: int, last: int) -> Bounds:
-    """``width`` losses around each step, cut where the losses begin (after ``first``) and end (with ``last``)."""
+    """Return ``width`` losses around each step, cut where they begin (after ``first``) and end; never less than one."""
     start = np.asarray(steps, dtype=np.int64) - width // 2
-    return np.clip(start, first, last), np.clip(start + width, first, last)
+    return np.clip(start, first, last - 1), np.clip(start + width, first + 1, last)
 
 
 def overlap_cov(bounds: Bounds) -> FloatArray:

@@ -14,9 +14,8 @@ from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Rang
 from bokeh.models.annotations import Legend, Span, Whisker
 from bokeh.plotting import figure
 
-from spyke_kohya.rank.heldout_result import HeldoutRanking
 from spyke_kohya.rank.losses import LossCurve
-from spyke_kohya.rank.result import Ranking, Row
+from spyke_kohya.rank.result import HeldoutRanking, TrainingRanking, TrainingRow
 from spyke_kohya.rank.windows import FloatArray, IntArray
 from spyke_kohya.report.picture import BLUE, GREY, ORANGE, VERMILION
 
@@ -41,7 +40,7 @@ def decimated(values: FloatArray, most: int = MOST_POINTS) -> IntArray:
     return np.unique(np.minimum(extremes, count - 1))
 
 
-def loss_chart(curve: LossCurve, ranking: Ranking, resumes: Sequence[int] = ()) -> dict[str, Any]:
+def loss_chart(curve: LossCurve, ranking: TrainingRanking, resumes: Sequence[int] = ()) -> dict[str, Any]:
     """avr_loss by step with its standard error, single losses, checkpoints, the tied ones and the lowest, resumes."""
     known = curve.before_divergence()
     plot = _figure("training step (optimizer steps)", "avr_loss")
@@ -111,7 +110,7 @@ def _draw_losses(plot: figure, curve: LossCurve, legend: list[tuple[str, list[An
     legend.append(("loss of one step", [drawn]))
 
 
-def _draw_average(plot: figure, curve: LossCurve, ranking: Ranking, legend: list[tuple[str, list[Any]]]) -> Any:
+def _draw_average(plot: figure, curve: LossCurve, ranking: TrainingRanking, legend: list[tuple[str, list[Any]]]) -> Any:
     finite = np.isfinite(curve.avr_loss)
     steps, averages = curve.steps[finite], curve.avr_loss[finite]
     kept = decimated(averages)
@@ -129,7 +128,7 @@ def _draw_average(plot: figure, curve: LossCurve, ranking: Ranking, legend: list
     return drawn
 
 
-def _draw_checkpoints(plot: figure, ranking: Ranking, legend: list[tuple[str, list[Any]]]) -> list[Any]:
+def _draw_checkpoints(plot: figure, ranking: TrainingRanking, legend: list[tuple[str, list[Any]]]) -> list[Any]:
     rows, lowest = ranking.by_step, ranking.minimum
     groups = (
         ("checkpoint", "circle", 8, None, [row for row in rows if not row.tied]),
@@ -153,7 +152,7 @@ def _draw_checkpoints(plot: figure, ranking: Ranking, legend: list[tuple[str, li
     return drawn
 
 
-def _checkpoint_source(rows: Sequence[Row]) -> ColumnDataSource:
+def _checkpoint_source(rows: Sequence[TrainingRow]) -> ColumnDataSource:
     return ColumnDataSource(
         {
             "step": [row.step for row in rows],
@@ -167,7 +166,7 @@ def _checkpoint_source(rows: Sequence[Row]) -> ColumnDataSource:
     )
 
 
-def _frame(plot: figure, ranking: Ranking) -> None:
+def _frame(plot: figure, ranking: TrainingRanking) -> None:
     """Around the checkpoints, whose differences matter; the losses of single steps are far apart."""
     low = min(row.avr_loss - row.standard_error for row in ranking.rows)
     high = max(row.avr_loss + row.standard_error for row in ranking.rows)

@@ -12,10 +12,8 @@ from spyke_kohya.audit.examine import Examination
 from spyke_kohya.errors import EngineError, NothingToRank
 from spyke_kohya.formats.tensor_file import read_header
 from spyke_kohya.plan.plan import explain
-from spyke_kohya.rank.directory import RankResult, rank_directory, rank_heldout
-from spyke_kohya.rank.heldout_file import has_evaluation
-from spyke_kohya.rank.heldout_result import HeldoutRanking
-from spyke_kohya.rank.result import Trial
+from spyke_kohya.rank.directory import TrainingResult, heldout_beside, rank_directory
+from spyke_kohya.rank.result import HeldoutRanking, Trial
 from spyke_kohya.record.record import Record, read_record
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.report.deviations import deviations
@@ -51,7 +49,7 @@ class Story:
     output_dir: Path
     run: RunDirectory | None
     record: Record
-    result: RankResult | None
+    result: TrainingResult | None
     unranked: str
     heldout: HeldoutRanking | None
     issues: tuple[Issue, ...]
@@ -68,14 +66,14 @@ class Story:
     @property
     def verdict(self) -> str:
         """What is said of the checkpoints, by the best evidence there is."""
-        if self.heldout and self.heldout.kind == "heldout":
+        if self.heldout and not self.heldout.ranks_nothing:
             return self.heldout.verdict
         return self.result.ranking.verdict if self.result else self.unranked
 
     @property
     def test_order(self) -> tuple[Trial, ...]:
         """What to look at, by the best evidence there is."""
-        if self.heldout and self.heldout.kind == "heldout":
+        if self.heldout and not self.heldout.ranks_nothing:
             return self.heldout.test_order
         return self.result.ranking.test_order if self.result else ()
 
@@ -99,6 +97,7 @@ def read_story(
         raise NothingToRank(unranked, where=str(directory), remedy="name a run directory, or losses with --losses FILE")
     record = read_record(run).true_now if run else _record_of(preset)
     output_dir = RunDirectory(run.path.resolve()).output_dir if run else directory
+    heldout, _ = heldout_beside(run.path if run else None, output_dir)
     return Story(
         title=run.path.name if run else record.output_name or (result.title if result else directory.name),
         output_dir=output_dir,
@@ -106,7 +105,7 @@ def read_story(
         record=record,
         result=result,
         unranked=unranked,
-        heldout=_heldout(run, output_dir),
+        heldout=heldout.ranking if heldout else None,
         issues=(*_lost(result.problems if result else record.problems), *_issues(run)),
         tags=tuple(_tags(result)),
         samples=tuple(_samples(run, output_dir, record.output_name or "")),
@@ -115,14 +114,14 @@ def read_story(
     )
 
 
-def _ranked(directory: Path, losses: Path | None) -> tuple[RankResult | None, str]:
+def _ranked(directory: Path, losses: Path | None) -> tuple[TrainingResult | None, str]:
     try:
         return rank_directory(directory, losses=losses), ""
     except (NothingToRank, EngineError) as fault:
         return None, fault.what
 
 
-def _run_of(directory: Path, result: RankResult | None) -> RunDirectory | None:
+def _run_of(directory: Path, result: TrainingResult | None) -> RunDirectory | None:
     if RunDirectory(directory).record.is_file():
         return RunDirectory(directory)
     recorded = result.run_dir if result else None
@@ -144,7 +143,7 @@ def _record_of(preset: Examination | None) -> Record:
     )
 
 
-def _steps_run(record: Record, result: RankResult | None) -> int | None:
+def _steps_run(record: Record, result: TrainingResult | None) -> int | None:
     steps = record.result.steps
     return steps if steps is not None else result.curve.last_step if result else None
 
@@ -177,7 +176,7 @@ def _events(run: RunDirectory | None) -> Iterator[Mapping[str, Any]]:
             yield event
 
 
-def _tags(result: RankResult | None) -> Iterator[TagTable]:
+def _tags(result: TrainingResult | None) -> Iterator[TagTable]:
     """From the metadata that sd-scripts writes into every checkpoint (train_network.py:1158)."""
     files = [trial.candidate.file for trial in result.ranking.test_order] if result else []
     if not files or files[0] is None:
@@ -189,15 +188,6 @@ def _tags(result: RankResult | None) -> Iterator[TagTable]:
     for folder, tags in frequencies.items() if isinstance(frequencies, dict) else ():
         counted = sorted(tags.items(), key=lambda item: (-item[1], item[0]))
         yield TagTable(str(folder), tuple((str(tag), int(count)) for tag, count in counted[:_TAGS_SHOWN]))
-
-
-def _heldout(run: RunDirectory | None, output_dir: Path) -> HeldoutRanking | None:
-    if run is None or not has_evaluation(run):
-        return None
-    try:
-        return rank_heldout(run.path, output_dir).ranking
-    except NothingToRank:  # begun, and not yet far enough to tell anything
-        return None
 
 
 def _samples(run: RunDirectory | None, output_dir: Path, name: str) -> list[Path]:

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from spyke_kohya.rank.heldout_result import HeldoutRanking, HeldoutRow
+from spyke_kohya.rank.result import HeldoutRanking, HeldoutRow
 from spyke_kohya.report.durations import duration
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def write_heldout_png(path: Path, ranking: HeldoutRanking, title: str = "") -> N
     axes = figure.add_subplot()
     axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="the base model, without a LoRA")
     _draw(axes, ranking)
-    kind = "not trained on" if ranking.kind == "heldout" else "trained on (a memorisation curve)"
+    kind = "trained on (a memorisation curve)" if ranking.ranks_nothing else "not trained on"
     axes.set_title(f"{title or 'Evaluation'}\n", loc="left", fontsize=13, fontweight="bold", color=INK)
     below = f"loss on {ranking.pictures} pictures {kind}, at {len(ranking.timesteps)} timesteps, with the same noise"
     axes.text(0, 1.02, below, transform=axes.transAxes, fontsize=9, color=GREY)  # fmt: skip
@@ -95,7 +95,7 @@ def _draw(axes: Any, ranking: HeldoutRanking) -> None:
 
     rows = ranking.by_step
     axes.plot([row.step for row in rows], [_change(row) for row in rows], color=BLUE, linewidth=1.5, zorder=2)
-    best = [ranking.minimum] if ranking.kind == "heldout" else []
+    best = [] if ranking.ranks_nothing else [ranking.minimum]
     tied = [row for row in rows if row.tied and ranking.has_set and row not in best]
     others = [row for row in rows if row not in tied and row not in best]
     groups = (
@@ -117,7 +117,7 @@ def _change(row: HeldoutRow) -> float:
 
 
 def _view(ranking: HeldoutRanking, title: str) -> RenderableType:
-    kind = "held-out" if ranking.kind == "heldout" else "trained"
+    kind = "trained" if ranking.ranks_nothing else "held-out"
     count = len(ranking.rows)
     head = f"{title or 'Evaluation'}: {count} checkpoint{'s' * (count > 1)} on {ranking.pictures} {kind} pictures"
     if ranking.groups != ranking.pictures:
@@ -137,7 +137,7 @@ def _view(ranking: HeldoutRanking, title: str) -> RenderableType:
 
 def _table(ranking: HeldoutRanking) -> Table:
     """By step for a memorisation curve, which ranks nothing; else best first."""
-    rows = ranking.rows if ranking.kind == "heldout" else tuple(ranking.by_step)
+    rows = tuple(ranking.by_step) if ranking.ranks_nothing else ranking.rows
     columns = [name for name in _CELLS if any(_CELLS[name](row, ranking) for row in rows)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
@@ -153,7 +153,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 _CELLS: Mapping[str, Callable[[HeldoutRow, HeldoutRanking], str]] = {
-    "rank": lambda row, ranking: str(row.rank) if ranking.kind == "heldout" else "",
+    "rank": lambda row, ranking: "" if ranking.ranks_nothing else str(row.rank),
     "step": lambda row, _: str(row.step),
     "loss": lambda row, _: f"{row.loss:.5f}",
     "base": lambda row, _: f"{row.ratio - 1:+.2%}",

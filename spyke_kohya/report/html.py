@@ -19,7 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from spyke_kohya.rank.result import Ranking
+from spyke_kohya.rank.result import TrainingRanking
 from spyke_kohya.report.chart import heldout_chart, loss_chart
 from spyke_kohya.report.data import Story
 from spyke_kohya.report.durations import duration
@@ -80,7 +80,7 @@ def _charts(story: Story) -> dict[str, Any]:
     }
 
 
-def _cards(story: Story, ranking: Ranking | None) -> Iterator[tuple[str, str]]:
+def _cards(story: Story, ranking: TrainingRanking | None) -> Iterator[tuple[str, str]]:
     result = story.record.result
     if story.steps_run is not None:
         yield "steps", f"{story.steps_run:,}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from spyke_kohya.rank.result import Ranking
+from spyke_kohya.rank.result import TrainingRanking
 from spyke_kohya.report.data import Story
 from spyke_kohya.report.durations import duration
 
@@ -49,7 +49,7 @@ def _status(story: Story) -> str:
     return f"{status}: {reason}" if reason else status
 
 
-def _files(story: Story, ranking: Ranking | None) -> list[str]:
+def _files(story: Story, ranking: TrainingRanking | None) -> list[str]:
     files = [row.candidate.file for row in ranking.by_step if row.candidate.file] if ranking else []
     rows = [[f"`{_code(file.name)}`", f"{file.stat().st_size / 1e6:.1f}"] for file in files]
     recorded = [["`run.json`, `console.log`, `losses.csv`, `command.sh`", ""]] if story.run else []
@@ -59,7 +59,7 @@ def _files(story: Story, ranking: Ranking | None) -> list[str]:
     return [f"In `{_code(where)}` and beside it:", "", *_table(["file", "MB"], rows + recorded)]
 
 
-def _losses(ranking: Ranking | None) -> list[str]:
+def _losses(ranking: TrainingRanking | None) -> list[str]:
     if ranking is None:
         return ["No losses on record."]
     rows = [
@@ -79,7 +79,7 @@ def _heldout(story: Story) -> list[str]:
         for row in story.heldout.rows
     ]
     told = f"Loss over that of the base model without a LoRA, on {story.heldout.pictures} held-out pictures:"
-    if story.heldout.kind == "memorisation":
+    if story.heldout.ranks_nothing:
         told = "Loss over that of the base model without a LoRA, on the trained pictures alone, which ranks nothing:"
     return ["", told, "", *_table(["rank", "step", "loss / base", "above best", ""], rows)]
 
@@ -88,7 +88,7 @@ def _tie(rank: int, tied: bool) -> str:
     return "lowest" if rank == 1 else "tied" if tied else ""
 
 
-def _decisions(story: Story, ranking: Ranking | None) -> list[str]:
+def _decisions(story: Story, ranking: TrainingRanking | None) -> list[str]:
     if ranking is None:
         return ["None: there is nothing to rank."]
     roles = [f"{trial.role}: step {trial.candidate.step}" for trial in story.test_order if trial.role != "early"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.errors import SpykeError
-from spyke_kohya.rank.directory import RankResult, rank_best, rank_directory
+from spyke_kohya.rank.directory import TrainingResult, rank_best, rank_directory
 from spyke_kohya.record.record import UNFINISHED, read_record
 from spyke_kohya.record.rundir import RunDirectory
 
@@ -66,7 +66,7 @@ def summarize(run: RunDirectory) -> RunSummary:
     )
 
 
-def ranked(run: RunDirectory) -> RankResult | None:
+def ranked(run: RunDirectory) -> TrainingResult | None:
     """Return the ranking of a run, where there is one."""
     try:
         return rank_directory(run.path)

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spyke_kohya.rank.losses import LossCurve
-from spyke_kohya.rank.result import Ranking, Row
-from spyke_kohya.rank.verdict import CANNOT
+from spyke_kohya.rank.result import TrainingRanking, TrainingRow
+from spyke_kohya.rank.words import CANNOT
 
 # Okabe and Ito's palette, which colour-blind people can tell apart; shapes differ as well
 BLUE, ORANGE, VERMILION, GREY, INK = "#0072B2", "#E69F00", "#D55E00", "#8C8C8C", "#222222"
@@ -20,7 +20,7 @@ DPI = 150
 MOST_POINTS = 4000
 
 
-def write_ranking_png(path: Path, curve: LossCurve, ranking: Ranking, title: str = "") -> None:
+def write_ranking_png(path: Path, curve: LossCurve, ranking: TrainingRanking, title: str = "") -> None:
     """Write avr_loss by step with every checkpoint's standard error, the tied ones and the lowest, as a PNG."""
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
@@ -41,7 +41,7 @@ def _draw_losses(axes: Any, curve: LossCurve) -> None:
     axes.plot([], [], ".", color=GREY, markersize=5, label="loss of one step (where in range)")
 
 
-def _draw_average(axes: Any, curve: LossCurve, ranking: Ranking) -> None:
+def _draw_average(axes: Any, curve: LossCurve, ranking: TrainingRanking) -> None:
     """The curve, with its standard error around it where it is known between checkpoints too."""
     finite = np.isfinite(curve.avr_loss)
     every = _thinning(int(finite.sum()))
@@ -55,7 +55,7 @@ def _draw_average(axes: Any, curve: LossCurve, ranking: Ranking) -> None:
     axes.fill_between(steps, averages - error, averages + error, color=BLUE, alpha=0.15, linewidth=0, zorder=2)
 
 
-def _draw_checkpoints(axes: Any, ranking: Ranking) -> None:
+def _draw_checkpoints(axes: Any, ranking: TrainingRanking) -> None:
     rows = ranking.by_step
     groups = (
         ([row for row in rows if not row.tied], "o", "white", BLUE, 6, "checkpoint ± 1 SE"),
@@ -69,7 +69,7 @@ def _draw_checkpoints(axes: Any, ranking: Ranking) -> None:
             )
 
 
-def _draw_group(axes: Any, rows: list[Row], **style: Any) -> None:
+def _draw_group(axes: Any, rows: list[TrainingRow], **style: Any) -> None:
     axes.errorbar(
         [row.step for row in rows],
         [row.avr_loss for row in rows],
@@ -78,7 +78,7 @@ def _draw_group(axes: Any, rows: list[Row], **style: Any) -> None:
     )  # fmt: skip
 
 
-def _label(axes: Any, ranking: Ranking, title: str) -> None:
+def _label(axes: Any, ranking: TrainingRanking, title: str) -> None:
     covers = f"mean of the last {ranking.window} batches" if ranking.window else "window unknown"
     axes.set_title(
         f"{title or 'Checkpoints by training loss'}\n", loc="left", fontsize=13, fontweight="bold", color=INK

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from spyke_kohya.rank.directory import RankResult
+from spyke_kohya.rank.directory import TrainingResult
 from spyke_kohya.record.runs import Deletable
 from spyke_kohya.repeat.comparison import Difference
 from spyke_kohya.report.chart import decimated
@@ -47,7 +47,7 @@ def comparison_text(runs: Sequence[RunSummary], found: Sequence[Difference], wid
     return f"{runs_table(runs, width)}\n{settings}\n{verdicts}"
 
 
-def write_comparison_png(path: Path, results: Sequence[RankResult]) -> None:
+def write_comparison_png(path: Path, results: Sequence[TrainingResult]) -> None:
     """avr_loss of several runs by step in one picture, with their checkpoints and the lowest of each."""
     drawing = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     FigureCanvasAgg(drawing)
@@ -68,7 +68,7 @@ def write_comparison_png(path: Path, results: Sequence[RankResult]) -> None:
     drawing.savefig(path, format="png", metadata={"Software": None})
 
 
-def _frame(axes: Any, results: Sequence[RankResult]) -> None:
+def _frame(axes: Any, results: Sequence[TrainingResult]) -> None:
     rows = [row for result in results for row in result.ranking.rows]
     low = min(row.avr_loss - row.standard_error for row in rows)
     high = max(row.avr_loss + row.standard_error for row in rows)

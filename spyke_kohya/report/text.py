@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from spyke_kohya.rank.losses import LossCurve
-from spyke_kohya.rank.result import Ranking, Row
+from spyke_kohya.rank.result import TrainingRanking, TrainingRow
 
 MINIMUM, TIED, OTHER = "▼", "●", "○"
 P_EXPLAINED = "p: how often noise alone puts it this far above its best rival (tied: > 0.1)"
 
 
-def ranking_view(ranking: Ranking, title: str = "") -> RenderableType:
+def ranking_view(ranking: TrainingRanking, title: str = "") -> RenderableType:
     """The whole ranking for ``Console.print``: checkpoints, what to try, the verdict and its notes."""
     return Group(
         Text(f"{title or 'Checkpoints'}: {_counted(ranking)}", style="bold"),
@@ -31,7 +31,7 @@ def ranking_view(ranking: Ranking, title: str = "") -> RenderableType:
     )
 
 
-def ranking_table(ranking: Ranking, width: int = 80, title: str = "") -> str:
+def ranking_table(ranking: TrainingRanking, width: int = 80, title: str = "") -> str:
     """The same as plain text of at most ``width`` columns, without colour."""
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as captured:
@@ -39,7 +39,9 @@ def ranking_table(ranking: Ranking, width: int = 80, title: str = "") -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
-def loss_chart(curve: LossCurve, ranking: Ranking, width: int = 80, height: int = 20, *, colour: bool = False) -> str:
+def loss_chart(
+    curve: LossCurve, ranking: TrainingRanking, width: int = 80, height: int = 20, *, colour: bool = False
+) -> str:
     """avr_loss by step with the checkpoints on it, ``width`` columns by ``height`` lines, and a line of legend."""
     import plotext
 
@@ -58,14 +60,14 @@ def loss_chart(curve: LossCurve, ranking: Ranking, width: int = 80, height: int 
     return f"{figure.build().string(colorless=not colour).rstrip()}\n{_legend(ranking)}\n"
 
 
-def _counted(ranking: Ranking) -> str:
+def _counted(ranking: TrainingRanking) -> str:
     count = len(ranking.rows)
     covers = f"{ranking.regime}, {ranking.window} batches" if ranking.window else "of an unknown window"
     by = f"avr_loss ({covers})" if ranking.by == "avr_loss" else f"the loss around them ({ranking.width} batches)"
     return f"{count} checkpoint{'s' * (count > 1)} by {by}"
 
 
-def _checkpoint_table(ranking: Ranking) -> Table:
+def _checkpoint_table(ranking: TrainingRanking) -> Table:
     centred = ranking.minimum.centred_loss is not None
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("rank", "step", "avr_loss", "±SE", *(["centred"] if centred else []), "tied", "p"):
@@ -78,7 +80,7 @@ def _checkpoint_table(ranking: Ranking) -> Table:
     return table
 
 
-def _block_table(ranking: Ranking) -> Table:
+def _block_table(ranking: TrainingRanking) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("steps", "mean loss", "±SE"):
         table.add_column(name, justify="right")
@@ -87,7 +89,7 @@ def _block_table(ranking: Ranking) -> Table:
     return table
 
 
-def _test_table(ranking: Ranking) -> Table:
+def _test_table(ranking: TrainingRanking) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     digits = len(str(ranking.final_step))
     for place, trial in enumerate(ranking.test_order, start=1):
@@ -112,7 +114,7 @@ def _round_ticks(first: int, last: int) -> list[int]:
     return list(range(-(-first // size) * size, last + 1, size))
 
 
-def _drawable(curve: LossCurve, ranking: Ranking, width: int) -> tuple[list[int], list[float]]:
+def _drawable(curve: LossCurve, ranking: TrainingRanking, width: int) -> tuple[list[int], list[float]]:
     """The curve at no more points than can be seen, without the start, whose few losses would flatten the rest."""
     known = curve.before_divergence()
     level = [row.avr_loss for row in ranking.rows]
@@ -126,7 +128,7 @@ def _drawable(curve: LossCurve, ranking: Ranking, width: int) -> tuple[list[int]
     return known.steps[at].tolist(), known.avr_loss[at].tolist()
 
 
-def _marked(ranking: Ranking) -> dict[str, list[Row]]:
+def _marked(ranking: TrainingRanking) -> dict[str, list[TrainingRow]]:
     others = ranking.rows[1:]
     return {
         OTHER: [row for row in others if not row.tied],
@@ -135,6 +137,6 @@ def _marked(ranking: Ranking) -> dict[str, list[Row]]:
     }
 
 
-def _legend(ranking: Ranking) -> str:
+def _legend(ranking: TrainingRanking) -> str:
     names = {MINIMUM: f"lowest, step {ranking.minimum.step}", TIED: "tied with it", OTHER: "outside the noise"}
     return "  avr_loss by step   " + "   ".join(f"{mark} {names[mark]}" for mark in names if _marked(ranking)[mark])

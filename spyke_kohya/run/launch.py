@@ -21,7 +21,7 @@ from spyke_kohya.engine.command import (
 )
 from spyke_kohya.engine.filenames import step_file
 from spyke_kohya.engine.release import Engine
-from spyke_kohya.engine.schedule import Checkpoint, Saving, checkpoints
+from spyke_kohya.engine.schedule import PlannedCheckpoint, Saving, checkpoints
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding
 from spyke_kohya.plan.plan import Plan, saving_of
@@ -115,7 +115,7 @@ class Launch:
         return self.segment.step if self.segment else 0
 
     @property
-    def checkpoints(self) -> tuple[Checkpoint, ...]:
+    def checkpoints(self) -> tuple[PlannedCheckpoint, ...]:
         """The checkpoints that this run leaves if it ends well, by their true steps and names."""
         if self.segment is None:
             return self.plan.checkpoints
@@ -137,9 +137,9 @@ class Launch:
         }
 
 
-def _moved(saved: Checkpoint, steps: int, saving: Saving) -> Checkpoint:
+def _moved(saved: PlannedCheckpoint, steps: int, saving: Saving) -> PlannedCheckpoint:
     step = saved.step + steps
-    return Checkpoint(step, saved.kind, step_file(saving.output_name, step, saving.extension))
+    return PlannedCheckpoint(step, saved.kind, step_file(saving.output_name, step, saving.extension))
 
 
 def prepare_launch(

@@ -8,8 +8,8 @@ from pathlib import Path
 from spyke_kohya.engine.command import expand_home
 from spyke_kohya.errors import DeployError, NothingToRank, UsageError
 from spyke_kohya.presets.training import lora_name
-from spyke_kohya.rank.checkpoints import find_checkpoints
-from spyke_kohya.rank.directory import HeldoutResult, RankResult, rank_best
+from spyke_kohya.rank.checkpoints import find_checkpoints, recorded
+from spyke_kohya.rank.directory import RankResult, rank_best
 from spyke_kohya.record.record import Record, read_record
 from spyke_kohya.record.rundir import RunDirectory, runs_under
 
@@ -83,8 +83,9 @@ def _record_of(run_dir: Path | None) -> Record:
     return read_record(run, or_raise=NothingToRank) if run and run.record.exists() else Record()
 
 
-def _file_of(result: RankResult | HeldoutResult, step: int) -> Path:
-    found = find_checkpoints(result.directory, _record_of(result.run_dir).output_name)
+def _file_of(result: RankResult, step: int) -> Path:
+    record = _record_of(result.run_dir)
+    found = recorded(find_checkpoints(result.directory, record.output_name), record, result.directory)
     files = [one.file for one in found if one.readable and one.step == step]
     if not files:
         steps = sorted({one.step for one in found if one.readable and one.step is not None})
