@@ -258,7 +258,7 @@ def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -
 @ROOT
 def lock_command(preset: str, check: bool, engine: Path | None, root: Path) -> None:
     """Record all that decides how PRESET trains in presets/NAME.lock, for `train --locked` to hold to."""
-    from spyke_kohya.repeat.lock import lock_path, lock_text
+    from spyke_kohya.repeat.lock import lock_path, write_lock
 
     root = root.absolute()
     examined = examine_preset(preset, root, ())
@@ -272,7 +272,7 @@ def lock_command(preset: str, check: bool, engine: Path | None, root: Path) -> N
         click.echo(f"as locked: {path}")
         return
     lock = make_lock(examined, found, root)
-    path.write_text(lock_text(lock), encoding="utf-8")
+    write_lock(path, lock)
     click.echo(f"locked {len(lock['images'])} images, {len(lock['captions'])} captions: {path}")
 
 

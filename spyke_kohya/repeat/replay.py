@@ -13,6 +13,7 @@ from spyke_kohya.errors import PresetError
 from spyke_kohya.findings import Finding, warning
 from spyke_kohya.presets.loading import Loaded, apply_setting, load_document
 from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.repeat.inputs import changed, engine_parts
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,8 @@ def recorded_preset(run: RunDirectory, settings: Sequence[str] = ()) -> Recorded
 
 
 def engine_drift(recorded: Mapping[str, Any], engine: Engine) -> list[Finding]:
-    """What of the engine is not as it was when the run was recorded."""
-    packages = recorded_versions(engine.python)
-    before = {"sd-scripts": recorded.get("commit"), **recorded.get("packages", {})}
-    now = {"sd-scripts": engine.commit, **packages}
-    told = [f"{name} was {before[name]}, is {now.get(name)}" for name in before if before[name] != now.get(name)]
+    """Return a warning about what of the engine is not as it was when the run was recorded, if anything."""
+    now = {"commit": engine.commit, "packages": recorded_versions(engine.python)}
+    differ = [str(one) for one in changed(engine_parts(recorded), engine_parts(now)) if one.first is not None]
     remedy = "the repeated run may differ; put that version back if it must not"
-    return [warning("engine.drifted", str(engine.directory), ", ".join(told), remedy)] if told else []
+    return [warning("engine.drifted", str(engine.directory), ", ".join(differ), remedy)] if differ else []

@@ -16,7 +16,7 @@ from spyke_kohya.errors import NothingToRank, PresetError, UsageError
 from spyke_kohya.rank.directory import RankResult, rank_best, rank_directory
 from spyke_kohya.record.exclusive import as_it_is
 from spyke_kohya.record.rundir import RUNS, RunDirectory, runs_under
-from spyke_kohya.repeat.lock import flattened
+from spyke_kohya.repeat.inputs import Difference, changed
 
 _SCRATCH_AGE_S = 24 * 3600.0
 
@@ -42,15 +42,6 @@ class RunSummary:
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "path": str(self.path), "seconds_per_step": self.seconds_per_step}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A setting that two runs don't share; None where it isn't set."""
-
-    key: str
-    first: object
-    second: object
 
 
 @dataclass(frozen=True)
@@ -100,13 +91,8 @@ def ranked(run: RunDirectory) -> RankResult | None:
 
 
 def differences(first: RunDirectory, second: RunDirectory) -> list[Difference]:
-    """What two runs were asked to do differently, by key. Raises PresetError for a run without a record."""
-    one, two = _asked(first), _asked(second)
-    return [
-        Difference(key, one.get(key), two.get(key))
-        for key in sorted(one.keys() | two.keys())
-        if one.get(key) != two.get(key)
-    ]
+    """Return what two runs were asked to do differently, by key. Raises PresetError for a run without a record."""
+    return changed(_asked(first), _asked(second))
 
 
 def deletable(directory: Path, scratch: Path) -> list[Deletable]:
@@ -131,7 +117,7 @@ def delete(items: Iterable[Deletable]) -> None:
             item.path.unlink()
 
 
-def _asked(run: RunDirectory) -> dict[str, object]:
+def _asked(run: RunDirectory) -> Mapping[str, object]:
     try:
         record = run.read_record()
         dataset = toml.loads(run.dataset_config.read_text(encoding="utf-8"))
@@ -140,14 +126,13 @@ def _asked(run: RunDirectory) -> dict[str, object]:
         raise PresetError("this is no recorded run", where=str(run.path), remedy=remedy) from fault
     except ValueError as fault:
         raise PresetError(f"its record can't be read: {fault}", where=str(run.path)) from fault
-    parts: Mapping[str, object] = {
+    return {
         "train_network": {name: value for name, value in record.get("settings", {}).items() if name not in _OWN_NAMES},
         "target": record.get("target"),
         "dataset": dataset,
         "engine": record.get("engine", {}).get("commit"),
         "total_steps": record.get("plan", {}).get("total_steps"),
     }
-    return dict(flattened(parts))
 
 
 _OWN_NAMES = ("output_name", "output_dir")  # two runs differ in these as a matter of course

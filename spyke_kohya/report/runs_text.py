@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from spyke_kohya.rank.directory import RankResult
+from spyke_kohya.repeat.inputs import Difference
 from spyke_kohya.report.chart import decimated
 from spyke_kohya.report.live import duration
-from spyke_kohya.report.overview import Deletable, Difference, RunSummary
+from spyke_kohya.report.overview import Deletable, RunSummary
 from spyke_kohya.report.picture import BLUE, DPI, INK, SIZE_INCHES, VERMILION
 
 
