@@ -1,6 +1,7 @@
 """A dataset preset is accepted exactly where sd-scripts accepts it, and all its faults are said at once."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -74,6 +75,27 @@ def test_a_wrong_value_is_told_in_plain_words():
     assert finding.message == "expected a whole number, got the text '10'"
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lambda number: {"caption_dropout_rate": number},
+        lambda number: {"face_crop_aug_range": [1.0, number]},
+        lambda number: {"custom_attributes": {"a": [{"b": number}]}},
+    ],
+    ids=["a number", "a pair", "a table"],
+)
+def test_every_number_is_finite(settings, number):
+    (finding,) = findings_of(one_dataset(settings(number)))
+    assert (finding.code, finding.severity) == ("schema.wrong-type", "error")
+    assert "expected finite numbers, got" in finding.message
+
+
+def test_the_numbers_that_an_option_writes_as_text_are_finite():
+    _, findings = resolved(one_dataset(), {"face_crop_aug_range": "1.0,nan"})
+    assert codes(findings) == ["dataset.face-crop-aug-range"]
+
+
 def test_subsets_of_two_kinds_in_one_dataset_are_refused():
     document = {"datasets": [{"subsets": [SUBSET, {"metadata_file": "meta.json"}]}]}
     assert codes(findings_of(document)) == ["schema.mixed-subsets"]
@@ -144,7 +166,6 @@ def test_the_old_spelling_of_caption_extension_wins_over_the_new_one_as_in_sd_sc
         ({"enable_bucket": True, "min_bucket_reso": 640}, "dataset.bucket-limits"),
         ({"enable_bucket": True, "max_bucket_reso": 448}, "dataset.bucket-limits"),
         ({"enable_bucket": True, "min_bucket_reso": 63}, "dataset.bucket-limits"),
-        ({"validation_split": float("inf")}, "dataset.validation-split"),
         ({"resize_interpolation": "nicely"}, "dataset.resize-interpolation"),
     ],
 )

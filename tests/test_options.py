@@ -1,6 +1,7 @@
 """The option table of train_network.py: what a preset may say, and the words it becomes."""
 
 import argparse
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -65,6 +66,15 @@ def test_a_list_must_hold_something_and_only_the_right_things():
 def test_a_whole_number_stands_for_a_float_but_not_the_other_way():
     assert check_option("learning_rate", 1) is None
     assert check_option("network_dim", 32.0)[0] == "wrong-type"
+
+
+@pytest.mark.parametrize(
+    "option", [one for one in OPTIONS if one.type in ("float", "int_or_float")], ids=lambda o: o.dest
+)
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 10**400], ids=["nan", "inf", "-inf", "too large"])
+def test_a_number_that_is_not_finite_is_refused_by_name(option, number):
+    value = [1.0, number] if option.many else number
+    assert check_option(option.dest, value) == ("wrong-type", f"expected a finite number, got {value!r}")
 
 
 def test_a_table_is_no_value():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from spyke_kohya.dataset.scan import cached_sizes, folder_of, read_captions, scan
+from spyke_kohya.dataset.scan import cached_sizes, captions_in, folder_of, read_captions, scan, scan_folder
 from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset
 
 HOSTILE_NAMES = [
@@ -125,6 +125,16 @@ def test_a_folder_that_is_none_has_a_problem(tmp_path):
     (tmp_path / "file").touch()
     found = scanned(tmp_path, subset("missing"), subset("file"), subset(""))
     assert [folder.problem for folder in found] == ["there is no such folder", "it is a file", "image_dir is empty"]
+
+
+def test_a_folder_that_no_preset_names_is_read_as_a_subset_s(tmp_path):
+    save(tmp_path / "a" / "x.png", (37, 21))
+    (tmp_path / "a" / "x.txt").write_text("spyke")
+    found = scan_folder("a", ".txt", tmp_path)
+    assert found.images == images_in(tmp_path / "a")
+    assert [caption.text for caption in captions_in(found)] == ["spyke"]
+    assert scan_folder("", ".txt", tmp_path).problem == "image_dir is empty"
+    assert scan_folder("b", ".txt", tmp_path).problem == "there is no such folder"
 
 
 def test_cached_latents_decide_the_size_as_they_do_for_sd_scripts(tmp_path):

@@ -78,3 +78,14 @@ def test_every_rule_names_an_option_of_the_engine_and_where_it_was_seen():
 
 def test_only_a_mac_needs_the_fallback():
     assert TARGET_ENVIRONMENT == {"mps": {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}, "cuda": {}, "cpu": {}}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_workers_that_are_started_anew_are_slow_and_no_error(workers):
+    """One worker was an error, and eight, which cost more, were a warning."""
+    options = parser_defaults() | CALM | {"max_data_loader_n_workers": workers}
+    (rule,) = [rule for rule in rules_broken("mps", options) if rule.code == "target.workers-not-persistent"]
+    assert rule.severity == "warning"
+    assert "more workers cost more" in rule.reason
+    persistent = broken("mps", {"max_data_loader_n_workers": workers, "persistent_data_loader_workers": True})
+    assert "target.workers-not-persistent" not in persistent

@@ -1,5 +1,6 @@
 """The training preset's model: whatever is wrong is said at once, with its place and what to do."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,17 @@ def test_all_faults_are_said_at_once():
     messages = " ".join(finding.message for finding in findings)
     assert "did you mean `dataset`?" in messages
     assert "did you mean `learning_rate`?" in messages
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_every_number_is_finite(number):
+    assert faults(
+        samples={"strengths": [1.0, number], "scale": number}, train_network=NEEDED | {"unet_lr": number}
+    ) == [
+        ("schema.wrong-type", "p.toml: [samples.strengths] 1"),
+        ("schema.wrong-type", "p.toml: [samples] scale"),
+        ("schema.wrong-type", "p.toml: [train_network] unet_lr"),
+    ]
 
 
 @pytest.mark.parametrize("name", RESERVED)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Literal, TypeAlias
 
@@ -22,39 +22,28 @@ Compare: TypeAlias = Callable[[Sequence[bytes]], Iterable[Alike]]
 """Tells which of many looks are alike, as ``likeness.alike`` does."""
 
 
-def roles_of(found: Scan, held_out: Scan) -> dict[str, Role]:
+def roles_of(found: Scan, held_out: ScannedSubset | None) -> dict[str, Role]:
     """What every image file is for; those of a folder that is named twice, once."""
     roles: dict[str, Role] = {}
     real: set[str] = set()
-    for subset, is_held_out in _subsets(found, held_out):
+    subsets = [subset for dataset in found.datasets for subset in dataset.subsets]
+    for subset in [*subsets, held_out] if held_out else subsets:
         folder = os.path.realpath(subset.folder)
         if folder not in real:
             real.add(folder)
-            role: Role = "held-out" if is_held_out else "regularisation" if subset.subset.is_reg else "training"
+            role: Role = "held-out" if subset is held_out else "regularisation" if subset.subset.is_reg else "training"
             roles |= dict.fromkeys((image.path for image in subset.images), role)
     return roles
 
 
-def check_held_out_apart(found: Scan, held_out: Scan) -> list[Finding]:
+def check_held_out_apart(found: Scan, held_out: ScannedSubset | None) -> list[Finding]:
     """An error where the held-out folder is one that is trained on."""
-    trained = {os.path.realpath(subset.folder) for subset, is_held_out in _subsets(found, held_out) if not is_held_out}
-    return [
-        error(
-            "images.in-two-roles",
-            subset.folder,
-            "the held-out folder is trained on: nothing in it is new to the LoRA",
-            "set pictures aside in another folder: spyke-kohya holdout DIR --count 8",
-        )
-        for subset, is_held_out in _subsets(found, held_out)
-        if is_held_out and os.path.realpath(subset.folder) in trained
-    ]
-
-
-def _subsets(found: Scan, held_out: Scan) -> Iterator[tuple[ScannedSubset, bool]]:
-    """Every folder, and whether it is held out."""
-    for scanned in (found, held_out):
-        for dataset in scanned.datasets:
-            yield from ((subset, scanned is held_out) for subset in dataset.subsets)
+    folders = {os.path.realpath(subset.folder) for dataset in found.datasets for subset in dataset.subsets}
+    if held_out is None or os.path.realpath(held_out.folder) not in folders:
+        return []
+    message = "the held-out folder is trained on: nothing in it is new to the LoRA"
+    remedy = "set pictures aside in another folder: spyke-kohya holdout DIR --count 8"
+    return [error("images.in-two-roles", held_out.folder, message, remedy)]
 
 
 def check_duplicates(roles: Mapping[str, Role], pictures: Pictures, compare: Compare) -> list[Finding]:

@@ -19,14 +19,14 @@ from spyke_kohya.audit.output import check_output
 from spyke_kohya.audit.repeats import check_repeats
 from spyke_kohya.dataset.copies import alike
 from spyke_kohya.dataset.pictures import Pictures
-from spyke_kohya.dataset.scan import Caption, Scan, SizeOf, header_size, read_captions, scan
+from spyke_kohya.dataset.scan import Caption, Scan, SizeOf, header_size, read_captions, scan, scan_folder
 from spyke_kohya.engine.base_model import inspect_base_model
 from spyke_kohya.engine.command import expand_home
 from spyke_kohya.findings import Finding, errors_in, grouped
 from spyke_kohya.formats.clip_tokens import DEFAULT_LIMIT, TokenCounter, read_token_counter, tokenizer_directories
 from spyke_kohya.plan.plan import Plan, make_plan
 from spyke_kohya.presets.loading import Loaded, shown_path
-from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset, resolve
+from spyke_kohya.presets.resolved import ResolvedDataset, resolve
 from spyke_kohya.presets.training import TrainingPreset
 
 
@@ -108,7 +108,7 @@ def _examine(loaded: Loaded, root: Path, stated: Mapping[str, Any], num_processe
     captions = read_captions(found)
     findings += check_captions(found, captions, _rules(captions, training, stated, root, means))
     findings += check_images(found, stated, is_complete=loaded.kind == "training")
-    findings += _check_pictures(found, _held_out(training, root, means), means)
+    findings += _check_pictures(found, training.evaluate.heldout_dir if training else None, root, means)
     if training:
         findings += check_heldout(training, where)
         findings += check_output(training.effective_options, plan, root, where)
@@ -147,14 +147,8 @@ def _rules(
     return Rules(training.expect.trigger if training else None, counter, limit)
 
 
-def _held_out(training: TrainingPreset | None, root: Path, means: Means) -> Scan:
-    """The pictures that the preset holds out, if any."""
-    folder = training.evaluate.heldout_dir if training else None
-    subsets = (ResolvedSubset("evaluate", folder, False),) if folder else ()
-    return scan([ResolvedDataset("evaluate", (512, 512), subsets)], root, means.size_of)
-
-
-def _check_pictures(found: Scan, held_out: Scan, means: Means) -> list[Finding]:
+def _check_pictures(found: Scan, heldout_dir: str | None, root: Path, means: Means) -> list[Finding]:
+    held_out = scan_folder(heldout_dir, ".txt", root, means.size_of) if heldout_dir else None
     findings = check_held_out_apart(found, held_out)
     if means.look is None:
         return findings

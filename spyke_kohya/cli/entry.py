@@ -13,7 +13,25 @@ import click
 from click.shell_completion import shell_complete
 
 from spyke_kohya import __version__
-from spyke_kohya.cli import after, before, during, shipping  # noqa: F401 - importing them adds their commands
+from spyke_kohya.cli import (  # noqa: F401 - importing them adds their commands
+    completion,
+    deploy,
+    doctor,
+    evaluate,
+    holdout,
+    import_,
+    list,
+    lock,
+    new,
+    plan,
+    rank,
+    report,
+    runs,
+    samples,
+    train,
+    validate,
+    watch,
+)
 from spyke_kohya.cli.group import COMPLETE, cli
 from spyke_kohya.cli.terminal import redactor, say
 from spyke_kohya.errors import Interrupted, SpykeError

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -11,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.dataset.copies import fingerprint, group_alike
-from spyke_kohya.dataset.scan import scan
+from spyke_kohya.dataset.scan import ScannedSubset, scan_folder
 from spyke_kohya.errors import DatasetError, UsageError
-from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset
+from spyke_kohya.files import write_whole
 
 MANIFEST_NAME = "heldout.json"
 SCHEMA_VERSION = 1
-_CACHED_LATENTS = re.compile(r"_\d{4}x\d{4}_sd\.npz")
+_AFTER_STEM = re.compile(r"\.|_\d{4}x\d{4}_sd\.npz$")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def choose_heldout(source: Path, count: int, *, target: Path | None = None, seed
     when more than half of the different pictures would go, or when something is in the way.
     """
     target = target or default_target(source)
-    groups = _groups(source)
+    found = _scanned(source)
+    groups = _groups(found)
     if 2 * count > len(groups):
         raise DatasetError(
             f"{count} of {len(groups)} different pictures are too many: at least half must stay to be trained on",
@@ -58,7 +61,7 @@ def choose_heldout(source: Path, count: int, *, target: Path | None = None, seed
         )
     groups.sort(key=lambda group: hashlib.sha256(f"{seed}:{group[0][1]}".encode()).digest())
     pictures = sorted(name for group in groups[:count] for name, _ in group)
-    files = sorted({file for name in pictures for file in _belonging(source, name)})
+    files = _named_after({Path(name).stem for name in pictures}, found)
     _check_free(target, files)
     return Choice(source, target, tuple(pictures), tuple(files), count, len(groups) - count, seed)
 
@@ -74,7 +77,7 @@ def set_aside(choice: Choice, *, copy: bool = False) -> Path:
         "copied": copy,
         "files": list(choice.files),
     }
-    manifest.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(manifest, json.dumps(document, indent=1) + "\n")  # ASCII: a name may be no text
     for name in choice.files:
         if copy:
             shutil.copy2(choice.source / name, choice.target / name)
@@ -83,14 +86,15 @@ def set_aside(choice: Choice, *, copy: bool = False) -> Path:
     return manifest
 
 
-def put_back(target: Path) -> int:
-    """Undo what the manifest in ``target`` says, and remove what is left empty; gives the number of files put back.
+def put_back(source: Path, target: Path) -> int:
+    """Put the files that were set aside in ``target`` back into ``source``; return how many.
 
-    Copies are removed only where the original is still there, unchanged. Raises UsageError without a manifest and
+    The manifest may be another person's: it names files of ``target``, and where they go is not its to say. Copies are
+    removed only where the original is still there, unchanged. Raises UsageError without a sound manifest and
     DatasetError where a file is in the way; nothing is done then.
     """
     document = _read_manifest(target)
-    source, copied = Path(document["source"]), document["copied"]
+    copied = document["copied"]
     there = [name for name in document["files"] if (target / name).is_file()]
     blocked = [name for name in there if not _can_go_back(source / name, target / name, copied=copied)]
     if blocked:
@@ -108,33 +112,43 @@ def put_back(target: Path) -> int:
     return len(there)
 
 
-def _groups(source: Path) -> list[list[tuple[str, str]]]:
-    """Groups of (name, hash of the content); pictures that share a stem share a caption, so they go together too."""
+def _scanned(source: Path) -> ScannedSubset:
     if not source.is_dir():
         raise UsageError("no such folder", where=str(source), remedy="give a folder of training pictures")
-    subset = ResolvedSubset(where="", image_dir=str(source.absolute()), num_repeats_stated=False)
-    found = scan([ResolvedDataset(where="", resolution=(512, 512), subsets=(subset,))], Path())
-    names = [Path(image.path).name for _, image in found.images()]
-    if not names:
+    found = scan_folder(str(source.absolute()), ".txt")
+    if not found.images:
         raise DatasetError(
             "there is no picture in this folder", where=str(source), remedy="give the images' own folder"
         )
-    prints = [fingerprint(source / name) for name in names]
-    first = group_alike(prints)
+    return found
+
+
+def _groups(found: ScannedSubset) -> list[list[tuple[str, str]]]:
+    """Return groups of (name, hash of the content); pictures of one stem share a caption, so they go together too."""
+    paths = [Path(image.path) for image in found.images]
+    prints = [fingerprint(path) for path in paths]
     groups: dict[int, list[tuple[str, str]]] = {}
     by_stem: dict[str, int] = {}
-    for index, name, print_ in zip(first, names, prints, strict=True):
-        group = by_stem.setdefault(Path(name).stem, index)
-        groups.setdefault(group, []).append((name, print_.sha256))
+    for index, path, print_ in zip(group_alike(prints), paths, prints, strict=True):
+        group = by_stem.setdefault(path.stem, index)
+        groups.setdefault(group, []).append((path.name, print_.sha256))
     return list(groups.values())
 
 
-def _belonging(source: Path, picture: str) -> list[str]:
-    """The picture and every file that is named after it: caption, mask, cached latents."""
-    stem = Path(picture).stem
-    names = [file.name for file in source.iterdir() if file.is_file() and file.name.startswith(stem)]
-    rests = {name: name.removeprefix(stem) for name in names}
-    return [name for name, rest in rests.items() if rest.startswith(".") or _CACHED_LATENTS.fullmatch(rest)]
+def _named_after(chosen: set[str], found: ScannedSubset) -> list[str]:
+    """Return the files of the pictures with these stems: pictures, captions, masks, cached latents.
+
+    ``a.1.txt`` is of ``a.1.png`` where there is one, else of ``a.png``: the longest stem of a file counts.
+    """
+    pictures = [Path(image.path).name for image in found.images] + list(found.unseen)
+    stems = {Path(name).stem for name in pictures}
+    names = sorted(file.name for file in Path(found.folder).iterdir() if file.is_file())
+    return [name for name in names if _stem_of(name, stems) in chosen]
+
+
+def _stem_of(name: str, stems: set[str]) -> str | None:
+    heads = [name[: end.start()] for end in _AFTER_STEM.finditer(name)]
+    return next((head for head in reversed(heads) if head in stems), None)
 
 
 def _check_free(target: Path, files: list[str]) -> None:
@@ -144,7 +158,7 @@ def _check_free(target: Path, files: list[str]) -> None:
             where=str(target),
             remedy="keep them, undo it with --undo, or name another folder with --to",
         )
-    taken = [name for name in files if (target / name).exists()]
+    taken = [name for name in files if os.path.lexists(target / name)]
     if taken:
         raise DatasetError(
             f"{len(taken)} files of these names are there already, such as {taken[0]}",
@@ -157,8 +171,10 @@ def _read_manifest(target: Path) -> dict[str, Any]:
     manifest = target / MANIFEST_NAME
     try:
         document = json.loads(manifest.read_text(encoding="utf-8"))
-        if document["schema_version"] != SCHEMA_VERSION or not isinstance(document["files"], list):
+        if document["schema_version"] != SCHEMA_VERSION or not isinstance(document["copied"], bool):
             raise ValueError("it is of another version")
+        if odd := [name for name in document["files"] if not _is_plain(name)]:
+            raise ValueError(f"{odd[0]!r} is no file of this folder")
     except FileNotFoundError as fault:
         raise UsageError("nothing was set aside here", where=str(target), remedy="name the folder with --to") from fault
     except (OSError, ValueError, KeyError, TypeError) as fault:
@@ -166,7 +182,12 @@ def _read_manifest(target: Path) -> dict[str, Any]:
     return dict(document)
 
 
+def _is_plain(name: object) -> bool:
+    return isinstance(name, str) and Path(name).name == name and name not in ("", "..", MANIFEST_NAME)
+
+
 def _can_go_back(original: Path, heldout: Path, *, copied: bool) -> bool:
-    if copied:
-        return original.is_file() and original.read_bytes() == heldout.read_bytes()
-    return not original.exists()
+    if not copied:
+        return not os.path.lexists(original)
+    is_another = original.is_file() and not original.samefile(heldout)
+    return is_another and filecmp.cmp(original, heldout, shallow=False)

@@ -128,11 +128,17 @@ def scan(datasets: Iterable[ResolvedDataset], root: Path, size_of: SizeOf = head
     def scanned(subset: ResolvedSubset) -> ScannedSubset:
         folder = folder_of(subset.image_dir, root)
         if folder not in listed:
-            nowhere = _Folder(problem="image_dir is empty")
-            listed[folder] = _scan_folder(folder, size_of) if subset.image_dir else nowhere
+            listed[folder] = _read_folder(subset.image_dir, folder, size_of)
         return listed[folder].as_subset(subset, folder)
 
     return Scan(tuple(ScannedDataset(dataset, tuple(map(scanned, dataset.subsets))) for dataset in datasets))
+
+
+def scan_folder(path: str, caption_extension: str, root: Path = Path(), size_of: SizeOf = header_size) -> ScannedSubset:
+    """Read a folder of images that no preset has rules for, as ``scan`` reads a subset's. Never raises."""
+    folder = folder_of(path, root)
+    subset = ResolvedSubset(where=path, image_dir=path, caption_extension=caption_extension)
+    return _read_folder(path, folder, size_of).as_subset(subset, folder)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,9 @@ def folder_of(image_dir: str, root: Path) -> str:
     return os.path.split(os.path.join(root, os.path.expanduser(image_dir), "*"))[0]
 
 
-def _scan_folder(folder: str, size_of: SizeOf) -> _Folder:
+def _read_folder(image_dir: str, folder: str, size_of: SizeOf) -> _Folder:
+    if not image_dir:
+        return _Folder(problem="image_dir is empty")
     if not os.path.isdir(folder):
         return _Folder(problem="it is a file" if os.path.exists(folder) else "there is no such folder")
     try:
@@ -236,8 +244,13 @@ def _reason(fault: BaseException) -> str:
 
 
 def read_captions(found: Scan) -> tuple[Caption, ...]:
-    """The caption of every image, in the order of ``found.images()``. Never raises; a problem is in the caption."""
+    """Read every image's caption, in the order of ``found.images()``. Never raises; a problem is in the caption."""
     return tuple(_read_caption(image.path, subset.subset) for subset, image in found.images())
+
+
+def captions_in(folder: ScannedSubset) -> tuple[Caption, ...]:
+    """Read the caption of every image of a folder, in their order, as ``read_captions`` does."""
+    return tuple(_read_caption(image.path, folder.subset) for image in folder.images)
 
 
 def _read_caption(image: str, subset: ResolvedSubset) -> Caption:

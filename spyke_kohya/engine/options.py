@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -100,11 +101,20 @@ def check_option(name: str, value: object) -> tuple[OptionFault, str] | None:
         return "unknown-key", _did_you_mean(name)
     if not _fits(option, value):
         return "wrong-type", f"expected {option.expected}, got {_described(value)}"
+    if not is_finite(value):
+        return "wrong-type", f"expected a finite number, got {value!r}"
     if option.choices is not None and value not in option.choices:
         choices = ", ".join(str(choice) for choice in option.choices if choice is not None)
         return "bad-choice", f"{value!r} is not one of {choices}"
     danger = next(filter(None, map(_danger, value)), None) if isinstance(value, list) else _unspeakable(str(value))
     return ("unsafe-value", danger) if danger else None
+
+
+def is_finite(value: object) -> bool:
+    """Tell whether a number, or every number in a list or table, is one that a float can hold."""
+    if isinstance(value, list | tuple | dict):
+        return all(map(is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int | float) or abs(value) <= sys.float_info.max
 
 
 def option_arguments(options: Mapping[str, OptionValue]) -> list[str]:

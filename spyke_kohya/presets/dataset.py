@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from spyke_kohya.engine.options import is_finite
 from spyke_kohya.findings import Finding, error, warning
 
 # Checked as sd-scripts' voluptuous does it: by isinstance, so true is a whole number and 1 is no float.
@@ -23,6 +24,8 @@ def _a(expected: str, fits: Callable[[object], bool], form: Any) -> PlainValidat
     def read(value: object) -> object:
         if not fits(value):
             raise PydanticCustomError("wrong_type", "{expected}", {"expected": expected})
+        if not is_finite(value):
+            raise PydanticCustomError("wrong_type", "finite numbers")
         return value
 
     return PlainValidator(read, json_schema_input_type=form)

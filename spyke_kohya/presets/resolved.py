@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from spyke_kohya.engine.batching import BatchingError, Size, adjust_bucket_limits, bucket_resolutions
-from spyke_kohya.engine.options import parser_defaults
+from spyke_kohya.engine.options import is_finite, parser_defaults
 from spyke_kohya.findings import Finding, error, warning
 from spyke_kohya.presets.dataset import DatasetConfig, DreamBoothDataset, FineTuningDataset
 
@@ -29,7 +28,7 @@ class ResolvedSubset:
 
     where: str
     image_dir: str
-    num_repeats_stated: bool
+    num_repeats_stated: bool = False
     is_reg: bool = False
     num_repeats: int = 1
     class_tokens: str | None = None
@@ -128,7 +127,7 @@ def _numbers_of(value: object, kind: type) -> list[Any] | None:
     numbers = [kind(part) for part in str(value).split(",")]
     if len(numbers) == 1 and kind is int:
         numbers *= 2
-    if len(numbers) != 2:
+    if len(numbers) != 2 or not is_finite(numbers):
         raise ValueError
     return numbers
 
@@ -197,14 +196,6 @@ def _fatal_faults(values: _Values, where: str) -> Iterator[Finding]:
     if read["batch_size"] < 1:  # train_util.py:1079 divides by it
         message = f"batch_size is {read['batch_size']}: a batch holds at least one image"
         yield error("dataset.batch-size", f"{where}.batch_size", message, "write `batch_size = 1`")
-    if not math.isfinite(read["validation_split"]):
-        message = f"validation_split is {read['validation_split']}: it is a share from 0.0 to 1.0"
-        yield error(
-            "dataset.validation-split",
-            f"{where}.validation_split",
-            message,
-            "write for example `validation_split = 0.1`",
-        )
     interpolation = read["resize_interpolation"]
     if interpolation is not None and interpolation not in _INTERPOLATIONS:  # train_util.py:727
         message = f"resize_interpolation is {interpolation!r}, which sd-scripts doesn't know"

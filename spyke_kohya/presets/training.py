@@ -13,7 +13,7 @@ from spyke_kohya.engine.options import RESERVED, OptionFault, OptionValue, check
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding, error, errors_in
 
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 _LONGEST_NAME_BYTES = 200  # of the 255 of a file's name: one that is set aside is longer
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from spyke_kohya.dataset.holdout import default_target
-from spyke_kohya.dataset.scan import Caption, Scan, read_captions, scan
+from spyke_kohya.dataset.scan import captions_in, scan, scan_folder
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import DatasetError
 from spyke_kohya.plan.plan import Plan, make_plan
 from spyke_kohya.presets.dataset import parse_dataset_config
-from spyke_kohya.presets.resolved import ResolvedDataset, ResolvedSubset, resolve
+from spyke_kohya.presets.resolved import resolve
 from spyke_kohya.start.writing import toml_lines, toml_value
 
 _EPOCHS = 4
@@ -71,34 +70,25 @@ def new_presets(asked: Asked, root: Path) -> dict[Path, str]:
 
 def look(asked: Asked, root: Path) -> Seen:
     """Look at the pictures and captions. Raises DatasetError where there is no picture that can be read."""
-    folders = [ResolvedSubset("images", asked.images, False, caption_extension=".txt")]
-    if asked.reg:
-        folders.append(ResolvedSubset("reg", asked.reg, False, is_reg=True, caption_extension=".txt"))
-    found = scan([ResolvedDataset("new", (_FULL_SIDE, _FULL_SIDE), tuple(folders))], root)
-    for folder in found.datasets[0].subsets:
+    images, *reg = (scan_folder(path, ".txt", root) for path in (asked.images, *([asked.reg] if asked.reg else ())))
+    for folder in (images, *reg):
         if folder.problem or not folder.images:
             below = f": name {folder.folder}/{folder.deeper[0]}" if folder.deeper else ""
             message = folder.problem or "there is no image in it"
             raise DatasetError(message, where=folder.folder, remedy=f"name the folder that holds the images{below}")
-    return _seen(asked, found, read_captions(found))
-
-
-def _seen(asked: Asked, found: Scan, captions: Sequence[Caption]) -> Seen:
-    images = found.datasets[0].subsets[0].images
-    sizes = [image.size for image in images if image.size]
+    sizes = [image.size for image in images.images if image.size]
     if not sizes:
         raise DatasetError("none of its images can be read", where=asked.images, remedy="look at what is in it")
     area = statistics.median(width * height for width, height in sizes)
-    side = int(min(_FULL_SIDE, max(_STEP, area**0.5 // _STEP * _STEP)))
-    told = [caption.text for caption in captions[: len(images)] if caption.file and not caption.problem]
-    firsts = {text.split(",")[0].strip() for text in told}
+    captions = [caption.text for caption in captions_in(images) if caption.file and not caption.problem]
+    firsts = {text.split(",")[0].strip() for text in captions}
     return Seen(
-        count=len(images),
+        count=len(images.images),
         trigger=asked.trigger or (firsts.pop() if len(firsts) == 1 else asked.name),
-        captioned=bool(told),
-        tagged=any("," in text for text in told),
-        reg_captioned=any(caption.file for caption in captions[len(images) :]),
-        side=side,
+        captioned=bool(captions),
+        tagged=any("," in text for text in captions),
+        reg_captioned=any(caption.file for folder in reg for caption in captions_in(folder)),
+        side=int(min(_FULL_SIDE, max(_STEP, area**0.5 // _STEP * _STEP))),
     )
 
 

@@ -1,4 +1,4 @@
-"""Commands for a training: train, and watch from another terminal."""
+"""`train`: run the locked command, watch it, rank its checkpoints."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spyke_kohya.cli.after import show_ranking
 from spyke_kohya.cli.asking import Asked, asked_for, drift_from, examine_loaded, find_engine
 from spyke_kohya.cli.group import ENGINE, JSON, PICKLE, ROOT, RUN_OR_OUTPUT, SET, STRICT, cli, preset_names
+from spyke_kohya.cli.rank import show_ranking
 from spyke_kohya.cli.terminal import blocked, exit_code, live_display, print_json, redactor, say, say_findings
 from spyke_kohya.errors import (
     Interrupted,
@@ -97,30 +97,6 @@ def train(
         say("smoke run: everything works; its files are removed")
     elif not as_json:
         _rank_run(launch)
-
-
-@cli.command("watch", short_help="Follow a live run from another terminal.")
-@click.argument("directory", type=RUN_OR_OUTPUT, metavar="RUN")
-def watch_command(directory: Path) -> None:
-    """Follow a live run from another terminal. Ctrl-C ends the watching, and not the run."""
-    import time
-
-    from spyke_kohya.record.exclusive import as_it_is
-    from spyke_kohya.record.rundir import RunDirectory
-    from spyke_kohya.report.overview import find_runs
-    from spyke_kohya.run.watch import follow
-
-    newest = next(iter(find_runs(directory)), None)
-    run = newest if newest and not RunDirectory(directory).record.is_file() else RunDirectory(directory)
-    try:
-        say(f"watching {run.path}")
-        with live_display() as display:
-            for event, watch in follow(run, lambda: time.sleep(0.5)):
-                display(event, watch)
-    except KeyboardInterrupt as stop:
-        raise Interrupted("no longer watching; the run goes on", where=str(run.path)) from stop
-    record = as_it_is(run.read_record())
-    click.echo(f"{record['status']}{': ' + record['reason'] if record['reason'] else ''}")
 
 
 def _prepare(

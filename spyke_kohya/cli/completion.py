@@ -1,0 +1,29 @@
+"""`completion`: print the completion script of a shell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from spyke_kohya.cli.group import (
+    COMPLETE,
+    cli,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: commands, options and the names of presets.
+
+    For bash, put `eval "$(spyke-kohya completion bash)"` into ~/.bashrc.
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "spyke-kohya", COMPLETE).source())

@@ -1,0 +1,53 @@
+"""`evaluate`: measure every checkpoint on pictures it never saw."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spyke_kohya.cli.asking import find_engine
+from spyke_kohya.cli.group import DIRECTORY, ENGINE, JSON, cli
+from spyke_kohya.cli.rank import show_heldout
+from spyke_kohya.cli.terminal import print_json, say
+
+if TYPE_CHECKING:
+    pass
+
+
+@cli.command(short_help="Measure every checkpoint on pictures it never saw.")
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="RUN")
+@click.option("--heldout", type=DIRECTORY, help="Held-out pictures, in the place of those that the preset named.")
+@click.option("--quick", is_flag=True, help="8 pictures at 4 timesteps: a third of the time, and less certain.")
+@click.option("--name", help="The output_name to evaluate, where a directory holds several.")
+@ENGINE
+@JSON
+def evaluate(
+    run: Path, heldout: Path | None, quick: bool, name: str | None, engine: Path | None, as_json: bool
+) -> None:
+    """Measure the loss of every checkpoint on pictures that were not trained on, and rank by it.
+
+    RUN is a run directory, or an output directory, whose newest run is taken. What is measured already is not measured
+    again, so an interrupted evaluation goes on where it stopped.
+    """
+    from spyke_kohya.evaluate.evaluation import forecast, measure, prepare
+    from spyke_kohya.evaluate.recorded_run import read_subject
+    from spyke_kohya.rank.directory import rank_heldout
+    from spyke_kohya.report.heldout_table import cost_text, forecast_text, progress_text
+    from spyke_kohya.report.live import ProgressLine
+
+    subject = read_subject(run, name)
+    found = find_engine(None, engine or subject.engine_dir, subject.root)
+    request = prepare(subject, found, heldout_dir=heldout.absolute() if heldout else None, quick=quick)
+    say(forecast_text(forecast(subject, request)))
+    with ProgressLine(sys.stderr) as line:
+        cost = measure(
+            subject, request, found, inherited=os.environ, listen=lambda progress: line.show(progress_text(progress))
+        )
+    if cost:
+        say(cost_text(cost))
+    result = rank_heldout(subject.run.path, subject.run.output_dir)
+    print_json(result.to_dict()) if as_json else show_heldout(result, None)

@@ -1,0 +1,27 @@
+"""`list`: what is deployed, and from which run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from spyke_kohya.cli.group import DIRECTORY, JSON, cli
+from spyke_kohya.cli.terminal import print_json
+
+
+@cli.command("list", short_help="What is deployed, and from which run.")
+@click.argument("place", type=DIRECTORY, metavar="COMFYUI")
+@JSON
+def list_command(place: Path, as_json: bool) -> None:
+    """What is deployed in ComfyUI's, A1111's or Forge's directory, and from which run."""
+    from spyke_kohya.ship.deploy import deployed_in, find_place
+
+    found = deployed_in(find_place(place.expanduser()))
+    if as_json:
+        print_json([one.to_dict() for one in found])
+        return
+    for one in found:
+        run = one.provenance.get("run") or "a training without a record"
+        about = one.problem or f"step {one.provenance['step']} of {run}"
+        click.echo(f"{one.name}  {one.state}  {about}")

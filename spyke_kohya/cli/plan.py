@@ -1,0 +1,55 @@
+"""`plan`: exactly what sd-scripts will do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spyke_kohya.cli.group import (
+    JSON,
+    ROOT,
+    SET,
+    cli,
+    preset_names,
+)
+from spyke_kohya.cli.terminal import blocked, print_json, say_findings
+
+if TYPE_CHECKING:
+    pass
+
+
+@cli.command(short_help="Exactly what sd-scripts will do.")
+@click.argument("preset", shell_complete=preset_names)
+@click.option("--epochs", type=click.IntRange(min=1), help="For a dataset preset: how many epochs.")
+@click.option("--gradient-accumulation-steps", type=click.IntRange(min=1), help="For a dataset preset.")
+@click.option("--num-processes", type=click.IntRange(min=1), default=1, help="For a dataset preset.")
+@SET
+@ROOT
+@JSON
+def plan(
+    preset: str,
+    epochs: int | None,
+    gradient_accumulation_steps: int | None,
+    num_processes: int,
+    settings: Sequence[str],
+    root: Path,
+    as_json: bool,
+) -> None:
+    """Exactly what sd-scripts will do: images, buckets, batches, steps, checkpoints, disk."""
+    from spyke_kohya.audit.examine import examine
+    from spyke_kohya.presets.loading import load
+    from spyke_kohya.report.plan_text import plan_text
+
+    completed = {"max_train_epochs": epochs, "gradient_accumulation_steps": gradient_accumulation_steps}
+    options = {name: value for name, value in completed.items() if value is not None}
+    examined = examine(load(preset, root.absolute(), settings), root.absolute(), options, num_processes=num_processes)
+    say_findings(examined.findings)
+    if examined.plan is None:
+        raise blocked(examined.findings, "sd-scripts could not start, so there is no plan")
+    if as_json:
+        print_json(examined.plan.to_dict())
+    else:
+        click.echo(plan_text(examined.plan))

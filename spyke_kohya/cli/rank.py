@@ -1,0 +1,98 @@
+"""`rank`: rank checkpoints by the minimum of the loss curve."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spyke_kohya.cli.group import FILE, JSON, cli
+from spyke_kohya.cli.terminal import print_json
+from spyke_kohya.errors import (
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from spyke_kohya.rank.directory import Evidence, HeldoutResult, RankResult
+
+
+@cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True), metavar="DIR")
+@click.option("--by", type=click.Choice(["avr_loss", "loss", "heldout"]), help="[default: the best evidence there is]")
+@click.option(
+    "--losses", type=click.Path(path_type=Path), help="Losses from this CSV, console log or TensorBoard folder."
+)
+@click.option("--window", type=click.IntRange(min=1), help="Batches in an epoch, where nothing says it.")
+@click.option("--name", help="The output_name to rank, where a directory holds several.")
+@click.option("--every", type=click.IntRange(min=1), help="Rank only steps that are multiples of this, and the last.")
+@click.option("--png", type=FILE, help="Where to write the picture.  [default: ranking.png beside the losses]")
+@JSON
+def rank(
+    directory: Path,
+    by: Evidence | None,
+    losses: Path | None,
+    window: int | None,
+    name: str | None,
+    every: int | None,
+    png: Path | None,
+    as_json: bool,
+) -> None:
+    """Rank checkpoints by the minimum of the loss curve, with the uncertainty said.
+
+    DIR is an output directory or a run directory, or what holds losses: a TensorBoard folder, a console log, a CSV
+    file. The best evidence is the loss on held-out pictures where `evaluate` measured it, else avr_loss; `loss` is the
+    mean of the per-step losses around each checkpoint.
+    """
+    from spyke_kohya.rank.directory import rank_best
+
+    result = rank_best(directory, by=by, losses=losses, window=window, name=name, every=every)
+    if as_json:
+        print_json(result.to_dict())
+        if png:
+            _write_png(result, png)
+    else:
+        show_ranking(result, png)
+
+
+def show_heldout(result: HeldoutResult, png: Path | None) -> None:
+    from spyke_kohya.report.heldout_table import heldout_table
+
+    click.echo(heldout_table(result.ranking, min(shutil.get_terminal_size((100, 24)).columns, 120), result.title))
+    picture = png or result.run_dir / "evaluation.png"
+    _write_png(result, picture)
+    click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
+
+
+def show_ranking(result: RankResult | HeldoutResult, png: Path | None) -> None:
+    from spyke_kohya.rank.directory import HeldoutResult
+
+    if isinstance(result, HeldoutResult):
+        show_heldout(result, png)
+        return
+    from spyke_kohya.report.text import loss_chart, ranking_table
+
+    width = min(shutil.get_terminal_size((80, 24)).columns, 100)
+    click.echo(loss_chart(result.curve, result.ranking, width))
+    click.echo(ranking_table(result.ranking, width, result.title))
+    picture = png or (result.run_dir or result.directory) / "ranking.png"
+    _write_png(result, picture)
+    click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
+
+
+def _write_png(result: RankResult | HeldoutResult, picture: Path) -> None:
+    from spyke_kohya.rank.directory import HeldoutResult
+
+    try:
+        if isinstance(result, HeldoutResult):
+            from spyke_kohya.report.heldout_table import write_heldout_png
+
+            write_heldout_png(picture, result.ranking, result.title)
+        else:
+            from spyke_kohya.report.picture import write_ranking_png
+
+            write_ranking_png(picture, result.curve, result.ranking, result.title)
+    except OSError as fault:
+        message = f"the picture can't be written: {fault.strerror}"
+        raise UsageError(message, where=str(picture), remedy="name another place with --png FILE") from fault

@@ -1,0 +1,105 @@
+"""`validate`: everything wrong with presets, all at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spyke_kohya.cli.asking import examine_preset
+from spyke_kohya.cli.group import (
+    JSON,
+    PICKLE,
+    ROOT,
+    SET,
+    STRICT,
+    cli,
+    preset_names,
+)
+from spyke_kohya.cli.terminal import exit_code, print_json
+from spyke_kohya.errors import (
+    UsageError,
+)
+from spyke_kohya.report.findings_text import count_text, findings_text
+
+if TYPE_CHECKING:
+    from spyke_kohya.audit.examine import Examination
+
+
+@cli.command(short_help="Everything wrong with presets, all at once.")
+@click.argument("presets", nargs=-1, metavar="PRESET...", shell_complete=preset_names)
+@click.option("--quick", is_flag=True, help="Don't decode the images: their headers and captions only.")
+@click.option("--hash", "with_hash", is_flag=True, help="Tell the SHA-256 of the base model.")
+@click.option("-v", "--verbose", is_flag=True, help="Show how often each tag is in the captions.")
+@click.option("--explain", metavar="CODE", help="Why there is this finding, and where it was seen.")
+@PICKLE
+@SET
+@ROOT
+@STRICT
+@JSON
+def validate(
+    presets: Sequence[str],
+    quick: bool,
+    with_hash: bool,
+    verbose: bool,
+    explain: str | None,
+    allow_pickle: bool,
+    settings: Sequence[str],
+    root: Path,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Everything wrong with dataset and training presets, all at once.
+
+    Every image is decoded once; what is unchanged is not decoded again.
+    """
+    if explain:
+        click.echo(_explanation(explain))
+        return
+    if not presets:
+        raise click.UsageError("Missing argument 'PRESET...'.")
+    examined = [examine_preset(name, root, settings, quick=quick, allow_pickle=allow_pickle) for name in presets]
+    hashes = [_base_hash(one, root) if with_hash else {} for one in examined]
+    if as_json:
+        print_json([one.to_dict() | told for one, told in zip(examined, hashes, strict=True)])
+    else:
+        for one, told in zip(examined, hashes, strict=True):
+            click.echo(f"{one.loaded.name}: {count_text(one.findings)}")
+            if one.findings:
+                click.echo(findings_text(one.findings))
+            for name, digest in told.items():
+                click.echo(f"{name}: {digest}")
+            if verbose:
+                _show_tags(one)
+    worst = [exit_code(one.findings, strict) for one in examined]
+    sys.exit(min((code for code in worst if code), default=0))
+
+
+def _explanation(code: str) -> str:
+    from difflib import get_close_matches
+
+    from spyke_kohya.audit.catalogue import CATALOGUE, explanation
+
+    if code in CATALOGUE:
+        return explanation(code)
+    close = get_close_matches(code, CATALOGUE, n=1)
+    remedy = f"did you mean {close[0]}?" if close else "docs/findings.md lists them all"
+    raise UsageError(f"there is no finding `{code}`", remedy=remedy)
+
+
+def _base_hash(examined: Examination, root: Path) -> dict[str, str | None]:
+    from spyke_kohya.audit.base import base_path, file_hash
+
+    training = examined.loaded.training
+    return {"base_sha256": file_hash(base_path(training.effective_options, root.absolute()))} if training else {}
+
+
+def _show_tags(examined: Examination) -> None:
+    from spyke_kohya.audit.tags import tag_tables
+    from spyke_kohya.report.tag_table import tag_table_text
+
+    for table in tag_tables(examined.scan, examined.captions) if examined.scan else []:
+        click.echo(f"\n{tag_table_text(table)}")

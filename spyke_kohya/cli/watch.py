@@ -1,0 +1,41 @@
+"""`watch`: follow a live run from another terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spyke_kohya.cli.group import RUN_OR_OUTPUT, cli
+from spyke_kohya.cli.terminal import live_display, say
+from spyke_kohya.errors import (
+    Interrupted,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@cli.command("watch", short_help="Follow a live run from another terminal.")
+@click.argument("directory", type=RUN_OR_OUTPUT, metavar="RUN")
+def watch_command(directory: Path) -> None:
+    """Follow a live run from another terminal. Ctrl-C ends the watching, and not the run."""
+    import time
+
+    from spyke_kohya.record.exclusive import as_it_is
+    from spyke_kohya.record.rundir import RunDirectory
+    from spyke_kohya.report.overview import find_runs
+    from spyke_kohya.run.watch import follow
+
+    newest = next(iter(find_runs(directory)), None)
+    run = newest if newest and not RunDirectory(directory).record.is_file() else RunDirectory(directory)
+    try:
+        say(f"watching {run.path}")
+        with live_display() as display:
+            for event, watch in follow(run, lambda: time.sleep(0.5)):
+                display(event, watch)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("no longer watching; the run goes on", where=str(run.path)) from stop
+    record = as_it_is(run.read_record())
+    click.echo(f"{record['status']}{': ' + record['reason'] if record['reason'] else ''}")
