@@ -16,7 +16,8 @@ from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.paired import PairedRows
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate
-from spyke_kohya.report.heldout_table import heldout_table, write_heldout_png
+from spyke_kohya.report.drawings import write_heldout_png
+from spyke_kohya.report.heldout_table import heldout_table
 
 STEPS = tuple(range(200, 2001, 200))
 U = 1 - 0.05 + 0.05 * ((np.array(STEPS) - 1000) / 1000) ** 2

@@ -16,7 +16,8 @@ from PIL import Image
 from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate
-from spyke_kohya.report.chart import MOST_POINTS, decimated, loss_chart
+from spyke_kohya.report.chart import loss_figure
+from spyke_kohya.report.curves import MOST_POINTS, thinned
 from spyke_kohya.report.data import TagTable, read_story
 from spyke_kohya.report.deviations import deviations
 from spyke_kohya.report.html import report_html
@@ -105,15 +106,15 @@ def test_a_million_steps_become_a_page_that_stays_small():
     steps = np.arange(1, len(losses) + 1)
     curve = LossCurve(steps, np.convolve(losses, np.ones(460) / 460)[: len(losses)], losses, 460)
     started = time.perf_counter()
-    item = json.dumps(loss_chart(curve, rank(curve, [Candidate(step) for step in range(50_000, 1_000_001, 50_000)])))
+    item = json.dumps(loss_figure(curve, rank(curve, [Candidate(step) for step in range(50_000, 1_000_001, 50_000)])))
     assert time.perf_counter() - started < 5
     assert len(item) < 500_000
 
 
 @pytest.mark.parametrize("count", [1, 2, MOST_POINTS, MOST_POINTS + 1, 123_457])
-def test_decimation_keeps_the_ends_the_lowest_and_the_highest(count):
+def test_thinning_keeps_the_ends_the_lowest_and_the_highest(count):
     values = np.random.default_rng(count).normal(size=count)
-    kept = decimated(values)
+    kept = thinned(values)
     assert len(kept) <= MOST_POINTS
     assert (np.diff(kept) > 0).all()
     assert {0, count - 1, int(values.argmin()), int(values.argmax())} <= set(kept.tolist())

@@ -36,8 +36,8 @@ def evaluate(
     from spyke_kohya.evaluate.evaluation import forecast, measure, prepare
     from spyke_kohya.evaluate.recorded_run import read_subject
     from spyke_kohya.rank.directory import rank_heldout
-    from spyke_kohya.report.heldout_table import cost_text, forecast_text, progress_text
     from spyke_kohya.report.live import ProgressLine
+    from spyke_kohya.report.plain_text import cost_text, forecast_text, progress_text
 
     subject = read_subject(run, name)
     found = find_engine(None, engine or subject.engine_dir, subject.root)

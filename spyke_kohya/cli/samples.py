@@ -33,7 +33,7 @@ def samples(run: Path, preset: str | None, name: str | None, png: Path | None, e
     from spyke_kohya.evaluate.recorded_run import read_subject
     from spyke_kohya.evaluate.samples import lay_out, render, samples_of
     from spyke_kohya.rank.directory import rank_best
-    from spyke_kohya.report.contact_sheet import write_contact_sheet
+    from spyke_kohya.report.drawings import write_contact_sheet
     from spyke_kohya.report.live import ProgressLine
 
     subject = read_subject(run, name)

@@ -20,7 +20,7 @@ from spyke_kohya.errors import (
     SpykeError,
 )
 from spyke_kohya.findings import Finding, errors_in
-from spyke_kohya.report.findings_text import count_text, findings_text
+from spyke_kohya.report.plain_text import count_text, findings_text
 
 if TYPE_CHECKING:
     from spyke_kohya.record.redact import Redactor

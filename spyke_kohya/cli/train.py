@@ -27,7 +27,7 @@ from spyke_kohya.errors import (
     TrainingFailed,
 )
 from spyke_kohya.findings import Finding
-from spyke_kohya.report.findings_text import fault_text
+from spyke_kohya.report.plain_text import fault_text
 
 if TYPE_CHECKING:
     from spyke_kohya.engine.release import Engine
@@ -203,7 +203,7 @@ def _run(launch: Launch, patience: tuple[int, float | None]) -> Outcome:
 
 
 def _tell_outcome(launch: Launch, outcome: Outcome) -> None:
-    from spyke_kohya.report.live import duration
+    from spyke_kohya.report.plain_text import duration
 
     steps = f"{outcome.steps} steps in {duration(outcome.duration_s)}"
     if outcome.status == "interrupted":

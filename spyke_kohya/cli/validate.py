@@ -23,7 +23,7 @@ from spyke_kohya.cli.terminal import exit_code, print_json
 from spyke_kohya.errors import (
     UsageError,
 )
-from spyke_kohya.report.findings_text import count_text, findings_text
+from spyke_kohya.report.plain_text import count_text, findings_text
 
 if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
@@ -99,7 +99,7 @@ def _base_hash(examined: Examination, root: Path) -> dict[str, str | None]:
 
 def _show_tags(examined: Examination) -> None:
     from spyke_kohya.audit.tags import tag_tables
-    from spyke_kohya.report.tag_table import tag_table_text
+    from spyke_kohya.report.plain_text import tag_table_text
 
     for table in tag_tables(examined.scan, examined.captions) if examined.scan else []:
         click.echo(f"\n{tag_table_text(table)}")

@@ -1,6 +1,6 @@
 """One page about a training: a single file that needs no network, for any browser and any width.
 
-What is told comes from ``story.py``, the curves from ``chart.py``. Jinja escapes every value; beyond that the page's
+What is told comes from ``data.py``, the curves from ``chart.py``. Jinja escapes every value; beyond that the page's
 own content security policy lets no script run but its two, whose hashes it names, and nothing be loaded from anywhere.
 """
 
@@ -20,9 +20,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from spyke_kohya.rank.result import Ranking
-from spyke_kohya.report.chart import heldout_chart, loss_chart
+from spyke_kohya.report.chart import heldout_figure, loss_figure
 from spyke_kohya.report.data import Story
-from spyke_kohya.report.live import duration
+from spyke_kohya.report.plain_text import duration
 
 _PAGE = files("spyke_kohya.report") / "page"
 _SAMPLE_PX, _SHEET_PX = 384, 2000
@@ -77,8 +77,8 @@ def _policy(*scripts: str) -> str:
 def _charts(story: Story) -> dict[str, Any]:
     result = story.result
     return {
-        "loss": loss_chart(result.curve, result.ranking, story.resumes) if result else None,
-        "heldout": heldout_chart(story.heldout) if story.heldout else None,
+        "loss": loss_figure(result.curve, result.ranking, story.resumes) if result else None,
+        "heldout": heldout_figure(story.heldout) if story.heldout else None,
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
 from spyke_kohya.engine.events import CheckpointAnnounced, EngineWarning, Event, Header, Step
+from spyke_kohya.report.plain_text import duration
 from spyke_kohya.run.faults import Notice
 from spyke_kohya.run.progress import Watch
 
@@ -111,13 +112,6 @@ def state_line(watch: Watch) -> str:
     if watch.checkpoints:
         parts.append(f"saved {watch.checkpoints[-1].step}")
     return " · ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """``1:02:03``, or ``2:03`` under an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class ProgressLine:
