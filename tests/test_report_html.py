@@ -129,6 +129,36 @@ def test_samples_are_part_of_the_page(run):
     assert "spyke_000040_00_20260220.png" in text
 
 
+@pytest.mark.parametrize("rest", [0, 4, 30, 60])
+def test_a_picture_that_was_cut_short_is_named_and_the_others_are_shown(run, rest):
+    """A run that is killed while it samples leaves one; the contact sheet may be such a picture too."""
+    samples = run.parents[1] / "sample"
+    samples.mkdir()
+    Image.new("RGB", (64, 64), "red").save(samples / "spyke_000040_00_20260220.png")
+    whole = (samples / "spyke_000040_00_20260220.png").read_bytes()
+    for cut in (samples / "spyke_000060_00_20260220.png", run / "samples.png"):
+        cut.write_bytes(whole[:rest])
+    done = spyke("report", run)
+    assert done.returncode == 0, done.stderr
+    text = (run / "report.html").read_text()
+    assert text.count("data:image/webp;base64,") == 1
+    assert "spyke_000060_00_20260220.png can&#39;t be read" in text
+    assert "samples.png can&#39;t be read" in text
+
+
+@pytest.mark.parametrize("name", ["report.html", "summary.md"])
+def test_a_report_that_cannot_be_written_is_said(run, name):
+    (run / name).mkdir()
+    done = spyke("report", run)
+    assert (done.returncode, name in done.stderr, "move" in done.stderr) == (2, True, True)
+
+
+def test_a_report_on_a_full_disk_leaves_the_old_one(run):
+    (run / "report.html").write_text("old")
+    assert spyke("report", run, most_bytes=10_000).returncode == 2
+    assert (run / "report.html").read_text() == "old"
+
+
 def test_a_run_without_losses_still_has_a_page(run):
     (run / "losses.csv").unlink()
     done = spyke("report", run)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from spyke_kohya.cli.asking import examine_preset
 from spyke_kohya.cli.group import FILE, ROOT, RUN_OR_OUTPUT, cli
 from spyke_kohya.cli.terminal import blocked, say_findings
-
-if TYPE_CHECKING:
-    pass
+from spyke_kohya.errors import UsageError
+from spyke_kohya.files import write_whole
 
 
 @cli.command("report", short_help="A page to look at, and a summary to keep.")
@@ -33,5 +31,13 @@ def report_command(directory: Path, losses: Path | None, preset: str | None, pla
         raise blocked(examined.findings, "the preset has no plan to compare with")
     story = read_story(directory, losses=losses, planned=planned, preset=examined)
     for name, text in (("report.html", report_html(story)), ("summary.md", summary_markdown(story))):
-        (story.folder / name).write_text(text, encoding="utf-8")
+        _write(story.folder / name, text)
         click.echo(story.folder / name)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        write_whole(file, text.encode(errors="backslashreplace"))
+    except OSError as fault:
+        remedy = "move away what has this name, make room, or give yourself the right to write there"
+        raise UsageError(f"{file.name} can't be written: {fault.strerror}", where=str(file), remedy=remedy) from fault

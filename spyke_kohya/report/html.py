@@ -117,9 +117,12 @@ def _machine(story: Story) -> Iterator[tuple[str, str]]:
 
 
 def _sample(path: Path, most_px: int = _SAMPLE_PX) -> str:
-    """A picture as part of the page, small enough for many."""
+    """Return a picture as part of the page, small enough for many; "" for one that was cut short or is damaged."""
     small = io.BytesIO()
-    with Image.open(path) as image:
-        image.thumbnail((most_px, most_px))
-        image.convert("RGB").save(small, "WEBP", quality=82)
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((most_px, most_px))
+            image.convert("RGB").save(small, "WEBP", quality=82)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
     return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
