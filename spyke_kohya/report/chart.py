@@ -25,6 +25,7 @@ from spyke_kohya.report.curves import (
     Drawing,
     Group,
     Kind,
+    Series,
     heldout_drawing,
     training_drawing,
     value_range,
@@ -35,7 +36,6 @@ _TOOLS = "box_zoom,pan,wheel_zoom,reset,save"
 _SHAPES: dict[Kind, tuple[str, int]] = {
     "other": ("circle", 8), "tied": ("square", 10), "lowest": ("inverted_triangle", 14),
 }  # fmt: skip
-_COLUMNS = ("step", "value", "low", "high", "error", "rank", "file")
 
 Items = list[tuple[str, list[Any]]]
 
@@ -45,8 +45,15 @@ def loss_figure(curve: LossCurve, ranking: Ranking, resumes: Sequence[int] = ())
     drawing = training_drawing(curve, ranking)
     plot, legend = _figure("avr_loss"), Items()
     if drawing.dots:
-        source = ColumnDataSource(dict(zip(("step", "loss"), drawing.dots, strict=True)))
-        dots = plot.scatter("step", "loss", source=source, size=2, color=GREY, alpha=0.45, level="underlay")
+        dots = plot.scatter(
+            "step",
+            "value",
+            source=ColumnDataSource(_columns(drawing.dots)),
+            size=2,
+            color=GREY,
+            alpha=0.45,
+            level="underlay",
+        )
         legend.append(("loss of one step", [dots]))
     _draw_line(plot, drawing, "avr_loss", legend)
     _draw_groups(plot, drawing.groups, "avr_loss", legend)
@@ -88,10 +95,7 @@ def _figure(value_axis: str) -> figure:
 
 
 def _draw_line(plot: figure, drawing: Drawing, label: str, legend: Items) -> None:
-    line = drawing.line
-    source = ColumnDataSource(
-        {"step": line.steps, "value": line.values, "low": line.low, "high": line.high, "error": line.errors}
-    )
+    source = ColumnDataSource(_columns(drawing.line))
     drawn = plot.line("step", "value", source=source, color=BLUE, line_width=2)
     legend.append((label, [drawn]))
     if drawing.has_band:
@@ -103,7 +107,9 @@ def _draw_line(plot: figure, drawing: Drawing, label: str, legend: Items) -> Non
 
 def _draw_groups(plot: figure, groups: Sequence[Group], label: str, legend: Items) -> None:
     for group in groups:
-        source = ColumnDataSource({name: [getattr(point, name) for point in group.points] for name in _COLUMNS})
+        files = [row.candidate.file.name if row.candidate.file else "no file" for row in group.rows]
+        ranks = [row.rank for row in group.rows]
+        source = ColumnDataSource({**_columns(group.points), "rank": ranks, "file": files})
         plot.add_layout(
             Whisker(base="step", lower="low", upper="high", source=source, line_color=GREY, upper_head=None,
                     lower_head=None, level="glyph")
@@ -117,6 +123,10 @@ def _draw_groups(plot: figure, groups: Sequence[Group], label: str, legend: Item
         value = (label, "@value{0.0000} ± @error{0.0000}")
         tooltips = [("step", "@step{0,0}"), ("rank", "@rank"), value, ("file", "@file")]
         plot.add_tools(HoverTool(renderers=[points], tooltips=tooltips))
+
+
+def _columns(of: Series) -> dict[str, Any]:
+    return {"step": of.steps, "value": of.values, "low": of.low, "high": of.high, "error": of.errors}
 
 
 def _item(plot: figure, legend: Items) -> dict[str, Any]:

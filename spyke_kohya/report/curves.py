@@ -24,8 +24,8 @@ EDGES: dict[Kind, str] = {"other": BLUE, "tied": INK, "lowest": INK}
 
 
 @dataclass(frozen=True)
-class Line:
-    """Values by step, of which no more are kept than can be seen; ``errors`` is one standard error of each."""
+class Series:
+    """Values by step; ``errors`` is one standard error of each."""
 
     steps: IntArray
     values: FloatArray
@@ -39,24 +39,8 @@ class Line:
     def high(self) -> FloatArray:
         return self.values + self.errors
 
-
-@dataclass(frozen=True)
-class Point:
-    """A checkpoint: its value, one standard error, its place in the ranking, and its file, if there is one."""
-
-    step: int
-    value: float
-    error: float
-    rank: int
-    file: str
-
-    @property
-    def low(self) -> float:
-        return self.value - self.error
-
-    @property
-    def high(self) -> float:
-        return self.value + self.error
+    def at(self, places: IntArray) -> Series:
+        return Series(self.steps[places], self.values[places], self.errors[places])
 
 
 @dataclass(frozen=True)
@@ -65,61 +49,55 @@ class Group:
 
     kind: Kind
     label: str
-    points: tuple[Point, ...]
+    points: Series
+    rows: tuple[Row | HeldoutRow, ...]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A line, and its checkpoints in groups; ``dots`` are steps and their single losses, where they are on record."""
+    """A line, and the checkpoints, also in groups; ``dots`` are single losses, where they are on record.
 
-    line: Line
+    No more of the line and of the dots are kept than can be seen.
+    """
+
+    line: Series
+    checkpoints: Series
     groups: tuple[Group, ...]
-    dots: tuple[IntArray, FloatArray] | None = None
-
-    @property
-    def points(self) -> list[Point]:
-        return [point for group in self.groups for point in group.points]
+    dots: Series | None = None
 
     @property
     def has_band(self) -> bool:
         """Whether the line is known between the checkpoints too, so that its error is a band."""
-        return len(self.line.steps) > len(self.points)
+        return len(self.line.steps) > len(self.checkpoints.steps)
 
 
 def training_drawing(curve: LossCurve, ranking: Ranking) -> Drawing:
     """Return what is drawn of a training loss: avr_loss by step, with the error that its window leaves."""
-    known = curve.before_divergence()
+    known, rows = curve.before_divergence(), ranking.by_step
     window = ranking.window or ranking.assumed_window or 1
-    batches = np.clip(known.steps * ranking.micro_batches_per_step, 1, window)
-    placed = [
-        (_kind(row.tied, row is ranking.minimum), _point(row, row.avr_loss, row.standard_error))
-        for row in ranking.by_step
-    ]
-    return Drawing(
-        _line(known.steps, known.avr_loss, ranking.sigma / np.sqrt(batches)),
-        _groups(placed),
-        None if known.loss is None else _dots(known.steps, known.loss),
-    )
+    errors = ranking.sigma / np.sqrt(np.clip(known.steps * ranking.micro_batches_per_step, 1, window))
+    line = _finite(Series(known.steps, known.avr_loss, errors))
+    checkpoints = _series([(row.step, row.avr_loss, row.standard_error) for row in rows])
+    groups = _groups(rows, checkpoints, ranking.minimum, {row.step for row in rows if row.tied})
+    dots = None
+    if known.loss is not None:  # every n-th: the extremes, which a line keeps, are far from where most losses are
+        dots = _finite(Series(known.steps, known.loss, errors))
+        dots = dots.at(np.arange(0, len(dots.steps), 1 + len(dots.steps) // MOST_POINTS))
+    return Drawing(line.at(thinned(line.values)), checkpoints, groups, dots)
 
 
 def heldout_drawing(ranking: HeldoutRanking) -> Drawing:
     """Return what is drawn of an evaluation: the loss over that of the base; only held-out pictures rank anything."""
-    ranks = ranking.kind == "heldout"
-    placed = [
-        (
-            _kind(row.tied and ranking.has_set, ranks and row is ranking.minimum),
-            _point(row, row.ratio, row.standard_error or 0.0),
-        )
-        for row in ranking.by_step
-    ]
-    steps, values, errors = (np.array([getattr(one, name) for _, one in placed]) for name in ("step", "value", "error"))
-    return Drawing(Line(steps, values, errors), _groups(placed))
+    rows = ranking.by_step
+    line = _series([(row.step, row.ratio, row.standard_error or 0.0) for row in rows])
+    lowest = ranking.minimum if ranking.kind == "heldout" else None
+    return Drawing(line, line, _groups(rows, line, lowest, set(ranking.tied_steps) if ranking.has_set else set()))
 
 
 def value_range(drawings: Sequence[Drawing]) -> tuple[float, float]:
     """Return the range of values to show: around the checkpoints, for losses of single steps are far apart."""
-    points = [point for drawing in drawings for point in drawing.points]
-    low, high = min(point.low for point in points), max(point.high for point in points)
+    low = min(float(drawing.checkpoints.low.min()) for drawing in drawings)
+    high = max(float(drawing.checkpoints.high.max()) for drawing in drawings)
     margin = 0.25 * (high - low) or 0.1 * high or 1.0
     return max(0.0, low - margin), high + margin
 
@@ -140,34 +118,27 @@ def thinned(values: FloatArray, most: int = MOST_POINTS) -> IntArray:
     return np.unique(np.minimum(extremes, count - 1))
 
 
-def _line(steps: IntArray, values: FloatArray, errors: FloatArray) -> Line:
-    finite = np.flatnonzero(np.isfinite(values))
-    kept = finite[thinned(values[finite])]
-    return Line(steps[kept], values[kept], errors[kept])
+def _series(points: Sequence[tuple[int, float, float]]) -> Series:
+    steps, values, errors = zip(*points, strict=True)
+    return Series(np.array(steps), np.array(values), np.array(errors))
 
 
-def _dots(steps: IntArray, values: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Keep every n-th: the extremes, which a line keeps, are far from where most of the losses are."""
-    finite = np.flatnonzero(np.isfinite(values))
-    kept = finite[:: -(-len(finite) // MOST_POINTS) or 1]
-    return steps[kept], values[kept]
+def _finite(series: Series) -> Series:
+    return series.at(np.flatnonzero(np.isfinite(series.values)))
 
 
-def _kind(tied: bool, lowest: bool) -> Kind:
-    return "lowest" if lowest else "tied" if tied else "other"
-
-
-def _point(row: Row | HeldoutRow, value: float, error: float) -> Point:
-    file = row.candidate.file
-    return Point(row.step, value, error, row.rank, file.name if file else "no file")
-
-
-def _groups(placed: list[tuple[Kind, Point]]) -> tuple[Group, ...]:
-    lowest = ", ".join(str(point.step) for kind, point in placed if kind == "lowest")
+def _groups(
+    rows: Sequence[Row | HeldoutRow], points: Series, lowest: Row | HeldoutRow | None, tied: set[int]
+) -> tuple[Group, ...]:
+    kinds = np.array(["lowest" if row is lowest else "tied" if row.step in tied else "other" for row in rows])
     labels: dict[Kind, str] = {
         "other": "checkpoint ± 1 standard error",
         "tied": "tied with the lowest",
-        "lowest": f"lowest (step {lowest})",
+        "lowest": f"lowest (step {lowest.step if lowest else ''})",
     }
-    grouped = {kind: tuple(point for its, point in placed if its == kind) for kind in labels}
-    return tuple(Group(kind, labels[kind], points) for kind, points in grouped.items() if points)
+    places = {kind: np.flatnonzero(kinds == kind) for kind in labels}
+    return tuple(
+        Group(kind, labels[kind], points.at(at), tuple(rows[place] for place in at.tolist()))
+        for kind, at in places.items()
+        if len(at)
+    )

@@ -50,7 +50,7 @@ def write_ranking_png(path: Path, curve: LossCurve, ranking: Ranking, title: str
     covers = f"mean of the last {ranking.window} batches" if ranking.window else "window unknown"
     figure, axes = _figure(title or "Checkpoints by training loss", below, f"avr_loss ({covers})")
     if drawing.dots:
-        axes.plot(*drawing.dots, ".", color=GREY, alpha=0.3, markersize=2, zorder=1)
+        axes.plot(drawing.dots.steps, drawing.dots.values, ".", color=GREY, alpha=0.3, markersize=2, zorder=1)
         axes.plot([], [], ".", color=GREY, markersize=5, label="loss of one step (where in range)")
     _draw_line(axes, drawing, "avr_loss")
     _draw_groups(axes, drawing.groups)
@@ -133,9 +133,8 @@ def _draw_groups(axes: Any, groups: Sequence[Group], **other: Any) -> None:
         shape, size = _SHAPES[group.kind]
         style = {"markerfacecolor": FACES[group.kind], "markeredgecolor": EDGES[group.kind], "ecolor": INK}
         axes.errorbar(
-            [point.step for point in group.points], [point.value for point in group.points],
-            yerr=[point.error for point in group.points], fmt=shape, markersize=size, elinewidth=1, capsize=3,
-            zorder=4, **{"label": group.label} | style | other,
+            group.points.steps, group.points.values, yerr=group.points.errors, fmt=shape, markersize=size,
+            elinewidth=1, capsize=3, zorder=4, **{"label": group.label} | style | other,
         )  # fmt: skip
 
 

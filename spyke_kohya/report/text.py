@@ -82,8 +82,8 @@ def terminal_chart(curve: LossCurve, ranking: Ranking, width: int = 80) -> str:
     if steps:
         figure.draw(figure.signal(steps, averages, marker="braille").lines())
     for group in drawing.groups:
-        values = [point.value for point in group.points]
-        figure.draw(figure.signal([point.step for point in group.points], values, marker=_MARKS[group.kind][0]))
+        steps_of, values = group.points.steps.tolist(), group.points.values.tolist()
+        figure.draw(figure.signal(steps_of, values, marker=_MARKS[group.kind][0]))
     ticks = _round_ticks(min(steps, default=ranking.by_step[0].step), ranking.by_step[-1].step)
     figure.ruler("x").ticks(ticks, [str(tick) for tick in ticks])
     legend = "   ".join(_MARKS[group.kind][1].format(ranking.minimum.step) for group in reversed(drawing.groups))
@@ -129,9 +129,9 @@ def _round_ticks(first: int, last: int) -> list[int]:
 
 def _visible(drawing: Drawing, ranking: Ranking, width: int) -> tuple[list[int], list[float]]:
     """Return the line without its start, whose few losses would flatten the rest, and without what lies far off."""
-    line, points = drawing.line, drawing.points
-    margin = 3 * max(point.error for point in points)
-    low, high = min(point.value for point in points) - margin, max(point.value for point in points) + margin
+    line, points = drawing.line, drawing.checkpoints
+    margin = 3 * points.errors.max()
+    low, high = points.values.min() - margin, points.values.max() + margin
     window_steps = (ranking.window or ranking.assumed_window or 1) // ranking.micro_batches_per_step
     begun = line.steps >= min(ranking.by_step[0].step, window_steps // 4)
     at = np.flatnonzero(begun & (line.values >= low) & (line.values <= high))
