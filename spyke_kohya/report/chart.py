@@ -45,15 +45,8 @@ def loss_figure(curve: LossCurve, ranking: Ranking, resumes: Sequence[int] = ())
     drawing = training_drawing(curve, ranking)
     plot, legend = _figure("avr_loss"), Items()
     if drawing.dots:
-        dots = plot.scatter(
-            "step",
-            "value",
-            source=ColumnDataSource(_columns(drawing.dots)),
-            size=2,
-            color=GREY,
-            alpha=0.45,
-            level="underlay",
-        )
+        source = ColumnDataSource(_columns(drawing.dots))
+        dots = plot.scatter("step", "value", source=source, size=2, color=GREY, alpha=0.45, level="underlay")
         legend.append(("loss of one step", [dots]))
     _draw_line(plot, drawing, "avr_loss", legend)
     _draw_groups(plot, drawing.groups, "avr_loss", legend)
