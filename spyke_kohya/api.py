@@ -1,150 +1,379 @@
-"""For notebooks and programs: what the command line does, as functions that give plain values and print nothing.
+"""For notebooks and programs: what each command does, as a function that gives plain values and prints nothing.
 
-Every fault is a ``SpykeError`` with what happened, where, and what to do.
+Every fault is a ``SpykeError`` with what happened, where, and what to do. ``environment`` is ``os.environ`` where a
+function starts a program; ``root`` is where relative paths start, else the current directory.
 """
 
 from __future__ import annotations
 
 import signal
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
-from spyke_kohya.audit.examine import Examination, examine
-from spyke_kohya.engine.events import Event
-from spyke_kohya.engine.release import find_engine
-from spyke_kohya.errors import PresetError
+from spyke_kohya.errors import refusal
 from spyke_kohya.findings import Finding, errors_in
-from spyke_kohya.plan.plan import Plan
-from spyke_kohya.presets.loading import Loaded, load
-from spyke_kohya.rank.directory import RankResult, rank_directory, rank_heldout
-from spyke_kohya.rank.heldout_result import HeldoutRanking
-from spyke_kohya.record.exclusive import output_lock
-from spyke_kohya.record.rundir import RunDirectory
-from spyke_kohya.repeat.inputs import identify
-from spyke_kohya.run.faults import Notice
-from spyke_kohya.run.launch import Launch, prepare_launch
-from spyke_kohya.run.progress import Watch
-from spyke_kohya.run.supervision import StopRequest
-from spyke_kohya.run.train import Outcome
-from spyke_kohya.run.train import train as run_training
+from spyke_kohya.presets.loading import Loaded
+from spyke_kohya.session import Request, Session
 
-__all__ = ["Training", "evaluation", "load_preset", "plan", "rank", "train", "validate"]
+if TYPE_CHECKING:
+    from spyke_kohya.audit.doctor import Check
+    from spyke_kohya.dataset.holdout import Choice
+    from spyke_kohya.engine.events import Event
+    from spyke_kohya.engine.targets import Target
+    from spyke_kohya.plan.plan import Plan
+    from spyke_kohya.rank.directory import Evidence, HeldoutResult, RankResult
+    from spyke_kohya.rank.heldout_result import HeldoutRanking
+    from spyke_kohya.repeat.inputs import Difference
+    from spyke_kohya.report.overview import Deletable, RunSummary
+    from spyke_kohya.run.faults import Notice
+    from spyke_kohya.run.launch import Launch
+    from spyke_kohya.run.progress import Watch
+    from spyke_kohya.run.supervision import Patience, StopRequest
+    from spyke_kohya.run.train import Outcome
+    from spyke_kohya.ship.deploy import Deployed
+    from spyke_kohya.start.importing.imported import Imported
 
 
 def load_preset(name: str, *, root: Path | None = None, settings: Sequence[str] = ()) -> Loaded:
-    """A preset by path or bare name, with ``settings`` like ``train_network.seed=7`` put over it.
+    """Read a preset by path or bare name, with ``settings`` like ``train_network.seed=7`` put over it.
 
-    ``root`` is where relative paths start, else the current directory. What is wrong with the file is in its findings.
+    What is wrong with the file is in its findings.
     """
-    return load(name, _root(root), settings)
+    return _session(root).load(name, settings)
 
 
-def validate(preset: Loaded, *, root: Path | None = None) -> tuple[Finding, ...]:
-    """Everything wrong with a preset, its dataset and its plan; an ``error`` among them would stop a training."""
-    return examine(preset, _root(root)).findings
+def validate(
+    preset: Loaded,
+    *,
+    environment: Mapping[str, str] | None = None,
+    root: Path | None = None,
+    quick: bool = False,
+    allow_pickle: bool = False,
+) -> tuple[Finding, ...]:
+    """Collect everything wrong with a preset, its dataset and its plan; an ``error`` would stop a training."""
+    return _session(root, environment).examine(preset, quick=quick, allow_pickle=allow_pickle).findings
 
 
-def plan(preset: Loaded, *, root: Path | None = None) -> Plan:
-    """What sd-scripts will do. Raises PresetError where it could not start."""
-    return _planned(examine(preset, _root(root)))
+def plan(
+    preset: Loaded, *, root: Path | None = None, options: Mapping[str, Any] | None = None, num_processes: int = 1
+) -> Plan:
+    """Work out what sd-scripts will do. Raises an error by its findings where it could not start.
+
+    ``options`` complete a dataset preset: ``max_train_epochs``, ``gradient_accumulation_steps``.
+    """
+    examined = _session(root).plan(preset, options, num_processes)
+    if errors_in(examined.findings) or examined.plan is None:
+        raise refusal(examined.findings, "the preset has errors")
+    return examined.plan
+
+
+def doctor(
+    preset: Loaded | None = None,
+    *,
+    environment: Mapping[str, str],
+    engine: Path | None = None,
+    root: Path | None = None,
+) -> list[Check]:
+    """Check whether this machine, this Python and this sd-scripts can train at all."""
+    return list(_session(root, environment).doctor(preset, engine))
+
+
+def lock(
+    preset: Loaded, *, environment: Mapping[str, str], engine: Path | None = None, root: Path | None = None
+) -> Path:
+    """Record all that decides how a preset trains; return the file."""
+    return _session(root, environment).write_lock(preset, engine)
+
+
+def drift(
+    preset: Loaded, *, environment: Mapping[str, str], engine: Path | None = None, root: Path | None = None
+) -> list[Finding]:
+    """Tell what differs from the lock; empty where a training would be the same."""
+    return _session(root, environment).check_lock(preset, engine)
+
+
+def new(
+    name: str,
+    images: str,
+    *,
+    target: Target,
+    base: str | None = None,
+    reg: str | None = None,
+    trigger: str | None = None,
+    root: Path | None = None,
+) -> list[Path]:
+    """Write a dataset preset and a training preset for a folder of images; return both files."""
+    from spyke_kohya.start.new import write_presets
+
+    return write_presets(name, images, base=base, target=target, reg=reg, trigger=trigger, root=_root(root))
+
+
+def import_settings(text: str, *, target: Target, name: str | None = None, root: Path | None = None) -> Imported:
+    """Write presets from another front end's settings; ``notes`` say what could not be carried over."""
+    from spyke_kohya.start.importing.imported import import_settings
+    from spyke_kohya.start.writing import write_new
+
+    imported = import_settings(text, _root(root), name=name, target=target)
+    write_new(imported.files)
+    return imported
+
+
+def holdout(folder: Path, count: int = 8, *, target: Path | None = None, seed: int = 0, copy: bool = False) -> Choice:
+    """Set training pictures aside, with their captions, to evaluate on; return what was chosen."""
+    from spyke_kohya.dataset.holdout import choose_heldout, set_aside
+
+    choice = choose_heldout(folder, count, target=target, seed=seed)
+    set_aside(choice, copy=copy)
+    return choice
+
+
+def put_back(folder: Path, target: Path | None = None) -> int:
+    """Put back what ``holdout`` set aside; return the number of files."""
+    from spyke_kohya.dataset.holdout import default_target, put_back
+
+    return put_back(folder, target or default_target(folder))
 
 
 def train(
-    preset: Loaded, *, environment: Mapping[str, str], engine: Path | None = None, root: Path | None = None
+    preset: Loaded | None = None,
+    *,
+    environment: Mapping[str, str],
+    recorded: Path | None = None,
+    resume: bool = False,
+    locked: bool = False,
+    allow_pickle: bool = False,
+    strict: bool = False,
+    end_stale: bool = False,
+    patience: Patience | None = None,
+    engine: Path | None = None,
+    root: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Training:
-    """A training that begins when its events are asked for. ``environment`` is usually ``os.environ``.
+    """Prepare a training, which begins when its events are asked for.
 
-    Raises PresetError for a preset with errors and EngineError where no engine is found.
+    It is a preset's, or that of the run ``recorded`` once more. ``say`` is given what the command would say beside the
+    events. Raises an error by its findings where it must not start, and EngineError where no engine is found.
     """
-    place = _root(root)
-    examined = examine(preset, place)
-    if errors_in(examined.findings):
-        raise _refused(examined.findings)
-    found = find_engine(
-        given=engine,
-        environment=environment,
-        preset_engine=preset.training.launch.engine if preset.training else None,
-        root=place,
-        own_python=Path(sys.executable),
+    session = _session(root, environment, say)
+    request = session.request(preset, recorded, locked=locked, engine=engine, allow_pickle=allow_pickle)
+    launch = session.prepare(request, resume=resume)
+    session.check(launch, strict=strict)
+    return Training(session, request, launch, patience, end_stale)
+
+
+def dry_run(
+    preset: Loaded | None = None,
+    *,
+    environment: Mapping[str, str],
+    recorded: Path | None = None,
+    resume: bool = False,
+    locked: bool = False,
+    engine: Path | None = None,
+    root: Path | None = None,
+) -> Launch:
+    """Return the locked command with its findings, and start nothing; a missing engine is a finding too."""
+    session = _session(root, environment)
+    return session.prepare(
+        session.request(preset, recorded, locked=locked, engine=engine), resume=resume, needs_engine=False
     )
-    launch = prepare_launch(
-        preset,
-        _planned(examined),
-        found,
-        root=place,
-        now=datetime.now(),
-        inherited=environment,
-        identity=identify(preset, examined.scan, found, place) if examined.scan else {},
-    )
-    return Training(launch, environment)
 
 
 class Training:
     """A training as an iterator of its events; ``outcome`` says how it ended, once it has.
 
-    To leave the loop, or to interrupt the notebook's cell, stops the engine as Ctrl-C does, and keeps the record.
+    To leave the loop, or to interrupt the notebook's cell, stops the engine as Ctrl-C does, and keeps the record. After
+    a crash it goes on by itself where the preset says so; ``launch`` is then the last one.
     """
 
-    def __init__(self, launch: Launch, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, session: Session, request: Request, launch: Launch, patience: Patience | None, end_stale: bool
+    ) -> None:
         self.launch = launch
         self.outcome: Outcome | None = None
-        self._environment = environment
+        self._session = session
+        self._request = request
+        self._patience = patience
+        self._end_stale = end_stale
 
     @property
     def run_directory(self) -> Path:
+        """The directory that records this training."""
         return self.launch.run.under(self.launch.root).path
 
     def __iter__(self) -> Iterator[Event | Notice]:
-        told: SimpleQueue[Event | Notice | None] = SimpleQueue()
+        from spyke_kohya.run.supervision import StopRequest
+
+        events: SimpleQueue[Event | Notice | None] = SimpleQueue()
         stop = StopRequest()
         with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(self._run, told, stop)
-            running.add_done_callback(lambda _: told.put(None))
+            running = pool.submit(self._run, events, stop)
+            running.add_done_callback(lambda _: events.put(None))
             try:
-                while (event := told.get()) is not None:
+                while (event := events.get()) is not None:
                     yield event
             finally:
                 self._end(running, stop)
 
-    def _run(self, told: SimpleQueue[Event | Notice | None], stop: StopRequest) -> Outcome:
+    def _run(self, events: SimpleQueue[Event | Notice | None], stop: StopRequest) -> tuple[Launch, Outcome]:
         def listen(event: Event | Notice | None, _: Watch) -> None:
             if event is not None:
-                told.put(event)
+                events.put(event)
 
-        with output_lock(self.launch.output_dir):
-            return run_training(self.launch, inherited=self._environment, listen=listen, now=datetime.now, stop=stop)
+        return self._session.train(
+            self._request,
+            self.launch,
+            display=lambda: nullcontext(listen),
+            patience=self._patience,
+            end_stale=self._end_stale,
+            stop=stop,
+        )
 
-    def _end(self, running: Future[Outcome], stop: StopRequest) -> None:
+    def _end(self, running: Future[tuple[Launch, Outcome]], stop: StopRequest) -> None:
         if not running.done():
             stop.signals.append(signal.SIGINT)
-        self.outcome = running.result()
+        self.launch, self.outcome = running.result()
 
 
-def rank(directory: Path, *, losses: Path | None = None) -> RankResult:
-    """The checkpoints of an output or run directory by training loss. Raises UsageError and NothingToRank."""
-    return rank_directory(directory, losses=losses)
+def rank(
+    directory: Path,
+    *,
+    by: Evidence | None = "avr_loss",
+    losses: Path | None = None,
+    window: int | None = None,
+    name: str | None = None,
+    every: int | None = None,
+) -> RankResult | HeldoutResult:
+    """Rank the checkpoints of an output or run directory; ``by=None`` takes the best evidence, as the command does.
+
+    Raises UsageError and NothingToRank.
+    """
+    from spyke_kohya.rank.directory import rank_best
+
+    return rank_best(directory, by=by, losses=losses, window=window, name=name, every=every)
+
+
+def evaluate(
+    run: Path,
+    *,
+    environment: Mapping[str, str],
+    heldout: Path | None = None,
+    quick: bool = False,
+    name: str | None = None,
+    engine: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> HeldoutResult:
+    """Measure the loss of every checkpoint on pictures that were not trained on, and rank by it."""
+    session = _session(None, environment, say)
+    return session.evaluate(run, heldout=heldout, quick=quick, name=name, engine=engine)
 
 
 def evaluation(run: Path) -> HeldoutRanking:
-    """What ``spyke-kohya evaluate`` measured of a run. Raises NothingToRank where it did not yet."""
+    """Return what ``evaluate`` measured of a run. Raises NothingToRank where it did not yet."""
+    from spyke_kohya.rank.directory import rank_heldout
+    from spyke_kohya.record.rundir import RunDirectory
+
     return rank_heldout(run, RunDirectory(run.resolve()).output_dir).ranking
+
+
+def samples(
+    run: Path,
+    *,
+    environment: Mapping[str, str],
+    preset: str | None = None,
+    name: str | None = None,
+    png: Path | None = None,
+    engine: Path | None = None,
+    root: Path | None = None,
+) -> tuple[Path, Path]:
+    """Render the checkpoints to look at; return the folder of the pictures, and the contact sheet."""
+    return _session(root, environment).samples(run, preset=preset, name=name, png=png, engine=engine)
+
+
+def report(
+    directory: Path,
+    *,
+    losses: Path | None = None,
+    preset: str | None = None,
+    planned: int | None = None,
+    root: Path | None = None,
+) -> list[Path]:
+    """Write report.html and summary.md into a run's directory; return both files."""
+    return _session(root).report(directory, losses=losses, preset=preset, planned=planned)
+
+
+def runs(directory: Path = Path("output")) -> list[RunSummary]:
+    """Return what became of every run under a directory, newest first."""
+    from spyke_kohya.report.overview import find_runs, summarize
+
+    return [summarize(run) for run in find_runs(directory)]
+
+
+def compare(first: Path, second: Path) -> list[Difference]:
+    """Return in what two runs differ."""
+    from spyke_kohya.record.rundir import RunDirectory
+    from spyke_kohya.report.overview import differences
+
+    return differences(RunDirectory(first), RunDirectory(second))
+
+
+def deletable(directory: Path = Path("output")) -> list[Deletable]:
+    """Return what runs left and nothing needs any more."""
+    from spyke_kohya.report.overview import deletable
+
+    return deletable(directory, Path(tempfile.gettempdir()))
+
+
+def delete(items: Sequence[Deletable]) -> None:
+    """Delete for good what ``deletable`` returned."""
+    from spyke_kohya.report.overview import delete
+
+    delete(items)
+
+
+def deploy(
+    directory: Path,
+    *,
+    to: Path | None = None,
+    step: int | None = None,
+    name: str | None = None,
+    replace: bool = False,
+    link: bool = False,
+    metadata: bool = False,
+) -> Deployed:
+    """Put the top of the test order, or ``step``, into ComfyUI, A1111 or Forge, checked, with its history."""
+    from spyke_kohya.ship.choose import choose
+    from spyke_kohya.ship.deploy import deploy, place_of
+
+    place = place_of(directory, to)
+    shipment = choose(directory, step=step, name=name)
+    return deploy(shipment, place, now=datetime.now(), replace=replace, link=link, metadata=metadata)
+
+
+def undo(directory: Path, *, to: Path | None = None, name: str | None = None) -> str:
+    """Take away what was deployed from a directory, and put back what was there; return what was done."""
+    from spyke_kohya.ship.deploy import undo_from
+
+    return undo_from(directory, to, name)
+
+
+def deployed(place: Path) -> list[Deployed]:
+    """Return what is deployed in ComfyUI's, A1111's or Forge's directory, and from which run."""
+    from spyke_kohya.ship.deploy import deployed_in, find_place
+
+    return deployed_in(find_place(place.expanduser()))
 
 
 def _root(root: Path | None) -> Path:
     return (root or Path()).absolute()
 
 
-def _planned(examined: Examination) -> Plan:
-    if examined.plan is None:
-        raise _refused(examined.findings)
-    return examined.plan
-
-
-def _refused(findings: Sequence[Finding]) -> PresetError:
-    errors = errors_in(findings)
-    told = "; ".join(f"{finding.where}: {finding.message}" for finding in errors)
-    return PresetError(told, where=errors[0].where if errors else "", remedy=errors[0].remedy if errors else "")
+def _session(
+    root: Path | None, environment: Mapping[str, str] | None = None, say: Callable[[str], None] = lambda _: None
+) -> Session:
+    return Session(_root(root), environment or {}, Path.home(), say=say)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Literal
@@ -34,6 +34,14 @@ def warning(code: str, where: str, message: str, remedy: str) -> Finding:
 
 def errors_in(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
+
+
+def count_text(findings: Sequence[Finding]) -> str:
+    """Return ``2 errors, 1 warning``, or ``no faults``."""
+    errors = len(errors_in(findings))
+    counts = {"error": errors, "warning": len(findings) - errors}
+    parts = [f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items() if count]
+    return ", ".join(parts) or "no faults"
 
 
 _PER_FILE = ("images.", "captions.")

@@ -266,7 +266,19 @@ def test_each_fault_has_its_exit_code_and_no_traceback(place, harm, code):
 
 
 def test_an_engine_that_is_not_there_has_its_exit_code(place):
-    done = place.spyke("train", "tiny", "--dry-run", "--engine", "nowhere")
+    done = place.spyke("train", "tiny", "--engine", "nowhere")
     assert done.returncode == 5
     assert "make engine" in " ".join(done.stderr.split())
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("missing", ["engine", "python"])
+def test_a_dry_run_names_the_place_where_a_missing_engine_would_be(place, missing):
+    words = ("--engine", "nowhere") if missing == "engine" else ()
+    python = {"SPYKE_ENGINE_PYTHON": str(place.root / "gone/bin/python")} if missing == "python" else {}
+    done = place.spyke("train", "tiny", "--dry-run", *words, **python)
+    assert done.returncode == 0
+    assert done.stderr.count("[engine.missing]") == 1
+    expected = place.root / ("nowhere/train_network.py" if missing == "engine" else "gone/bin/accelerate")
+    assert str(expected) in done.stdout
+    assert done.stdout.startswith("#!/bin/sh\n")

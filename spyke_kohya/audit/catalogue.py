@@ -308,6 +308,9 @@ _WRITTEN: Mapping[str, Entry] = {
         "gradient_checkpointing).",
         "measured on sd-scripts v0.10.1, torch 2.14.1",
     ),
+    "engine.missing": Entry(
+        "A dry run shows the command also where there is no engine yet; a training can't start without one.", _OURS
+    ),
     "engine.other-commit": Entry("Everything here was read in, and measured on, one release of sd-scripts.", _OURS),
     "evaluate.no-heldout": Entry(
         "The training loss can't tell which checkpoint generalises; the loss on pictures that were never trained can.",

@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -59,6 +60,15 @@ class Check:
         return asdict(self)
 
 
+def reaches(host: str) -> bool:
+    """Check whether a host answers within 3 seconds."""
+    try:
+        with socket.create_connection((host, 443), timeout=3.0):
+            return True
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class Patient:
     """What is examined. ``find_engine`` may raise EngineError; ``preset`` is None when none was named."""
@@ -68,7 +78,7 @@ class Patient:
     root: Path
     environment: Mapping[str, str]
     home: Path
-    reaches: Callable[[str], bool]
+    reaches: Callable[[str], bool] = reaches
 
 
 def examine(patient: Patient) -> Iterator[Check]:

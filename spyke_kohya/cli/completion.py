@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from spyke_kohya.cli.group import (
-    COMPLETE,
-    cli,
-)
-
-if TYPE_CHECKING:
-    pass
+from spyke_kohya.cli.group import COMPLETE, cli
 
 
 @cli.command()

@@ -9,9 +9,6 @@ import click
 
 from spyke_kohya.cli.group import DIRECTORY, JSON, RUN_OR_OUTPUT, cli
 from spyke_kohya.cli.terminal import print_json
-from spyke_kohya.errors import (
-    UsageError,
-)
 
 
 @cli.command("deploy", short_help="Put the chosen checkpoint where it is used.")
@@ -39,18 +36,12 @@ def deploy_command(
 ) -> None:
     """Put the top of the test order, or --step N, into models/loras, checked, with its history."""
     from spyke_kohya.ship import deploy as shipping
-    from spyke_kohya.ship.choose import check_name, choose, place_on_record
+    from spyke_kohya.ship.choose import choose
 
-    target = to or place_on_record(directory)
-    if target is None:
-        raise UsageError(
-            "where to is not said", remedy="name the directory: --to ~/tools/ComfyUI, or [deploy] to = ..."
-        )
-    place = shipping.find_place(Path(target).expanduser())
     if undo:
-        chosen = shipping.name_of(directory, place) if name is None else check_name(name)
-        click.echo(shipping.undo(place, chosen))
+        click.echo(shipping.undo_from(directory, to, name))
         return
+    place = shipping.place_of(directory, to)
     shipment = choose(directory, step=step, name=name)
     done = shipping.deploy(shipment, place, now=datetime.now(), replace=replace, link=link, metadata=metadata)
     if as_json:

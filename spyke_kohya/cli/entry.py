@@ -33,8 +33,8 @@ from spyke_kohya.cli import (  # noqa: F401 - importing them adds their commands
     watch,
 )
 from spyke_kohya.cli.group import COMPLETE, cli
-from spyke_kohya.cli.terminal import redactor, say
-from spyke_kohya.errors import Interrupted, SpykeError
+from spyke_kohya.cli.terminal import print_json, redactor, say, say_findings
+from spyke_kohya.errors import Interrupted, SpykeError, UsageError
 from spyke_kohya.report.plain_text import fault_text
 
 
@@ -53,20 +53,33 @@ def main() -> NoReturn:
         sys.exit(ending.exit_code)
     except click.ClickException as fault:
         fault.show()
-        sys.exit(fault.exit_code)
+        _end(UsageError(fault.format_message()), say_it=False)
     except (click.Abort, KeyboardInterrupt):
         say("interrupted")
-        sys.exit(Interrupted.exit_code)
+        _end(Interrupted("interrupted"), say_it=False)
     except SpykeError as fault:
-        say(fault_text(fault))
-        sys.exit(fault.exit_code)
+        _end(fault)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as fault:
-        say(f"error: {type(fault).__name__}: {fault}\n  This is a fault of spyke-kohya itself.")
-        say(f"  do: report it with {_crash_log()}")
-        sys.exit(SpykeError.exit_code)
+        own = SpykeError(f"{type(fault).__name__}: {fault}", remedy=f"report it with {_crash_log()}")
+        say(f"{fault_text(own)}\n  This is a fault of spyke-kohya itself.")
+        _end(own, say_it=False)
+
+
+def _end(fault: SpykeError, *, say_it: bool = True) -> NoReturn:
+    """Say how the command failed, on stderr; with --json on stdout too, as JSON."""
+    if say_it:
+        say_findings(fault.findings)
+        say(fault_text(fault))
+    if _wants_json():
+        print_json(redactor().value(fault.to_dict()))
+    sys.exit(fault.exit_code)
+
+
+def _wants_json() -> bool:
+    return "--json" in sys.argv
 
 
 def _crash_log() -> str:

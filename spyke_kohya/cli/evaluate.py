@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from spyke_kohya.cli.asking import find_engine
 from spyke_kohya.cli.group import DIRECTORY, ENGINE, JSON, cli
 from spyke_kohya.cli.rank import show_heldout
-from spyke_kohya.cli.terminal import print_json, say
-
-if TYPE_CHECKING:
-    pass
+from spyke_kohya.cli.terminal import open_session, print_json
 
 
 @cli.command(short_help="Measure every checkpoint on pictures it never saw.")
@@ -33,21 +27,16 @@ def evaluate(
     RUN is a run directory, or an output directory, whose newest run is taken. What is measured already is not measured
     again, so an interrupted evaluation goes on where it stopped.
     """
-    from spyke_kohya.evaluate.evaluation import forecast, measure, prepare
-    from spyke_kohya.evaluate.recorded_run import read_subject
-    from spyke_kohya.rank.directory import rank_heldout
     from spyke_kohya.report.live import ProgressLine
-    from spyke_kohya.report.plain_text import cost_text, forecast_text, progress_text
+    from spyke_kohya.report.plain_text import progress_text
 
-    subject = read_subject(run, name)
-    found = find_engine(None, engine or subject.engine_dir, subject.root)
-    request = prepare(subject, found, heldout_dir=heldout.absolute() if heldout else None, quick=quick)
-    say(forecast_text(forecast(subject, request)))
     with ProgressLine(sys.stderr) as line:
-        cost = measure(
-            subject, request, found, inherited=os.environ, listen=lambda progress: line.show(progress_text(progress))
+        result = open_session(Path()).evaluate(
+            run,
+            heldout=heldout,
+            quick=quick,
+            name=name,
+            engine=engine,
+            listen=lambda progress: line.show(progress_text(progress)),
         )
-    if cost:
-        say(cost_text(cost))
-    result = rank_heldout(subject.run.path, subject.run.output_dir)
     print_json(result.to_dict()) if as_json else show_heldout(result, None)

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from spyke_kohya.cli.group import (
-    DIRECTORY,
-    cli,
-)
+from spyke_kohya.cli.group import DIRECTORY, cli
 from spyke_kohya.cli.terminal import say
-
-if TYPE_CHECKING:
-    pass
 
 
 @cli.command(short_help="Set training pictures aside, to evaluate on.")

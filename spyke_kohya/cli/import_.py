@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from spyke_kohya.cli.group import (
-    ROOT,
-    TARGET,
-    cli,
-)
+from spyke_kohya.cli.group import ROOT, TARGET, cli
 from spyke_kohya.cli.terminal import say
 
 if TYPE_CHECKING:

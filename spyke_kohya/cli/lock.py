@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from spyke_kohya.cli.asking import drift_from, examine_preset, find_engine, make_lock
-from spyke_kohya.cli.group import (
-    ENGINE,
-    ROOT,
-    cli,
-)
-from spyke_kohya.cli.terminal import blocked, say_findings
-
-if TYPE_CHECKING:
-    pass
+from spyke_kohya.cli.group import ENGINE, ROOT, cli
+from spyke_kohya.cli.terminal import open_session
+from spyke_kohya.errors import refusal
 
 
 @cli.command("lock", short_help="Record all that decides how a preset trains.")
@@ -26,19 +18,15 @@ if TYPE_CHECKING:
 @ROOT
 def lock_command(preset: str, check: bool, engine: Path | None, root: Path) -> None:
     """Record all that decides how PRESET trains in presets/NAME.lock, for `train --locked` to hold to."""
-    from spyke_kohya.repeat.lock import lock_path, write_lock
+    from spyke_kohya.repeat.lock import lock_path, read_lock
 
-    root = root.absolute()
-    examined = examine_preset(preset, root, ())
-    found = find_engine(examined.loaded, engine, root)
-    path = lock_path(examined.loaded)
-    if check:
-        _, drifted = drift_from(examined, found, root, path)
-        if drifted:
-            say_findings(drifted)
-            raise blocked(drifted, "drifted from the lock")
-        click.echo(f"as locked: {path}")
-        return
-    lock = make_lock(examined, found, root)
-    write_lock(path, lock)
-    click.echo(f"locked {len(lock['images'])} images, {len(lock['captions'])} captions: {path}")
+    session = open_session(root)
+    loaded = session.load(preset)
+    if not check:
+        path = session.write_lock(loaded, engine)
+        lock = read_lock(path)
+        click.echo(f"locked {len(lock['images'])} images, {len(lock['captions'])} captions: {path}")
+    elif drifted := session.check_lock(loaded, engine):
+        raise refusal(drifted, "drifted from the lock")
+    else:
+        click.echo(f"as locked: {lock_path(loaded)}")

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from spyke_kohya.cli.group import (
-    ROOT,
-    TARGET,
-    cli,
-)
+from spyke_kohya.cli.group import ROOT, TARGET, cli
 from spyke_kohya.cli.terminal import say
-from spyke_kohya.errors import (
-    UsageError,
-)
 
 if TYPE_CHECKING:
     from spyke_kohya.engine.targets import Target
-
-
-_PLAIN_NAME = re.compile(r"[\w-]+")
 
 
 @cli.command(short_help="Write presets for a folder of images.")
@@ -40,15 +29,8 @@ def new(
 
     Each picture is seen 40 times in the whole training, as in the run of record, but all together 400 to 1000 times.
     """
-    from spyke_kohya.start.new import Asked, base_of_others, new_presets
-    from spyke_kohya.start.writing import write_new
+    from spyke_kohya.start.new import write_presets
 
-    if not _PLAIN_NAME.fullmatch(name):
-        raise UsageError(f"{name!r} can't name a preset", remedy="use letters, digits, - and _")
-    base = base or base_of_others(root.absolute())
-    if base is None:
-        raise UsageError("no base model is named", remedy="say --base FILE")
-    files = new_presets(Asked(name, images, base, target, reg, trigger), root.absolute())
-    write_new(files)
+    files = write_presets(name, images, base=base, target=target, reg=reg, trigger=trigger, root=root.absolute())
     click.echo("\n".join(str(path) for path in files))
     say(f"look at both, then: spyke-kohya plan {name}")

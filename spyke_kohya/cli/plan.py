@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from spyke_kohya.cli.group import (
-    JSON,
-    ROOT,
-    SET,
-    cli,
-    preset_names,
-)
-from spyke_kohya.cli.terminal import blocked, print_json, say_findings
-
-if TYPE_CHECKING:
-    pass
+from spyke_kohya.cli.group import JSON, ROOT, SET, cli, preset_names
+from spyke_kohya.cli.terminal import open_session, print_json, say_findings
 
 
 @cli.command(short_help="Exactly what sd-scripts will do.")
@@ -39,17 +29,12 @@ def plan(
     as_json: bool,
 ) -> None:
     """Exactly what sd-scripts will do: images, buckets, batches, steps, checkpoints, disk."""
-    from spyke_kohya.audit.examine import examine
-    from spyke_kohya.presets.loading import load
     from spyke_kohya.report.plain_text import plan_text
 
     completed = {"max_train_epochs": epochs, "gradient_accumulation_steps": gradient_accumulation_steps}
     options = {name: value for name, value in completed.items() if value is not None}
-    examined = examine(load(preset, root.absolute(), settings), root.absolute(), options, num_processes=num_processes)
+    session = open_session(root)
+    examined = session.plan(session.load(preset, settings), options, num_processes)
+    assert examined.plan is not None
     say_findings(examined.findings)
-    if examined.plan is None:
-        raise blocked(examined.findings, "sd-scripts could not start, so there is no plan")
-    if as_json:
-        print_json(examined.plan.to_dict())
-    else:
-        click.echo(plan_text(examined.plan))
+    print_json(examined.plan.to_dict()) if as_json else click.echo(plan_text(examined.plan))

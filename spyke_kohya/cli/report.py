@@ -6,11 +6,8 @@ from pathlib import Path
 
 import click
 
-from spyke_kohya.cli.asking import examine_preset
 from spyke_kohya.cli.group import FILE, ROOT, RUN_OR_OUTPUT, cli
-from spyke_kohya.cli.terminal import blocked, say_findings
-from spyke_kohya.errors import UsageError
-from spyke_kohya.files import write_whole
+from spyke_kohya.cli.terminal import open_session
 
 
 @cli.command("report", short_help="A page to look at, and a summary to keep.")
@@ -21,23 +18,5 @@ from spyke_kohya.files import write_whole
 @ROOT
 def report_command(directory: Path, losses: Path | None, preset: str | None, planned: int | None, root: Path) -> None:
     """Write report.html, one page that needs no network, and summary.md into the run's directory."""
-    from spyke_kohya.report.data import read_story
-    from spyke_kohya.report.html import report_html
-    from spyke_kohya.report.markdown import summary_markdown
-
-    examined = examine_preset(preset, root, ()) if preset else None
-    if examined and examined.plan is None:
-        say_findings(examined.findings)
-        raise blocked(examined.findings, "the preset has no plan to compare with")
-    story = read_story(directory, losses=losses, planned=planned, preset=examined)
-    for name, text in (("report.html", report_html(story)), ("summary.md", summary_markdown(story))):
-        _write(story.folder / name, text)
-        click.echo(story.folder / name)
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        write_whole(file, text.encode(errors="backslashreplace"))
-    except OSError as fault:
-        remedy = "move away what has this name, make room, or give yourself the right to write there"
-        raise UsageError(f"{file.name} can't be written: {fault.strerror}", where=str(file), remedy=remedy) from fault
+    for file in open_session(root).report(directory, losses=losses, preset=preset, planned=planned):
+        click.echo(file)

@@ -6,18 +6,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from spyke_kohya.cli.group import FILE, JSON, RUN_OR_OUTPUT, cli
 from spyke_kohya.cli.terminal import print_json, say, terminal_width
-from spyke_kohya.errors import (
-    UsageError,
-)
-
-if TYPE_CHECKING:
-    pass
+from spyke_kohya.errors import UsageError
 
 
 @cli.command("runs", short_help="All runs under a directory, or two compared.")

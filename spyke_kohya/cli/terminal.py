@@ -8,23 +8,19 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from spyke_kohya.errors import (
-    DatasetError,
-    EngineError,
-    PresetError,
-    SpykeError,
-)
-from spyke_kohya.findings import Finding, errors_in
-from spyke_kohya.report.plain_text import count_text, findings_text
+from spyke_kohya.findings import Finding
+from spyke_kohya.report.plain_text import findings_text
 
 if TYPE_CHECKING:
     from spyke_kohya.record.redact import Redactor
     from spyke_kohya.report.live import PlainDisplay, TerminalDisplay
+    from spyke_kohya.session import Session
 
 
 def terminal_width() -> int:
@@ -39,26 +35,23 @@ def live_display() -> PlainDisplay | TerminalDisplay:
     return TerminalDisplay() if sys.stderr.isatty() else PlainDisplay(sys.stderr, time.monotonic)
 
 
-def exit_code(findings: Sequence[Finding], strict: bool) -> int:
-    blocking = list(findings) if strict else errors_in(findings)
-    return min((_blame(finding).exit_code for finding in blocking), default=0)
-
-
-def _blame(finding: Finding) -> type[SpykeError]:
-    room = finding.code.partition(".")[0]
-    if room in ("dataset", "images", "captions"):
-        return DatasetError
-    return EngineError if room == "engine" else PresetError
-
-
-def blocked(findings: Sequence[Finding], what: str) -> SpykeError:
-    errors = errors_in(findings) or list(findings)
-    kind = min((_blame(finding) for finding in errors), key=lambda error: error.exit_code, default=PresetError)
-    return kind(f"{what}: {count_text(findings)}")
-
-
 def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def open_session(root: Path) -> Session:
+    """Return the session of a command: this environment, this terminal."""
+    from spyke_kohya.report.decoding_bar import decoding_bar
+    from spyke_kohya.session import Session
+
+    return Session(
+        root.absolute(),
+        os.environ,
+        Path.home(),
+        say=say,
+        confirm=lambda question: sys.stdin.isatty() and sys.stderr.isatty() and click.confirm(question, err=True),
+        decoding=partial(decoding_bar, is_terminal=sys.stderr.isatty()),
+    )
 
 
 def say_findings(findings: Sequence[Finding]) -> None:

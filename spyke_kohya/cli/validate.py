@@ -9,21 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spyke_kohya.cli.asking import examine_preset
-from spyke_kohya.cli.group import (
-    JSON,
-    PICKLE,
-    ROOT,
-    SET,
-    STRICT,
-    cli,
-    preset_names,
-)
-from spyke_kohya.cli.terminal import exit_code, print_json
-from spyke_kohya.errors import (
-    UsageError,
-)
-from spyke_kohya.report.plain_text import count_text, findings_text
+from spyke_kohya.cli.group import JSON, PICKLE, ROOT, SET, STRICT, cli, preset_names
+from spyke_kohya.cli.terminal import open_session, print_json
+from spyke_kohya.errors import UsageError, exit_code_of
+from spyke_kohya.findings import count_text
+from spyke_kohya.report.plain_text import findings_text
 
 if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
@@ -61,7 +51,9 @@ def validate(
         return
     if not presets:
         raise click.UsageError("Missing argument 'PRESET...'.")
-    examined = [examine_preset(name, root, settings, quick=quick, allow_pickle=allow_pickle) for name in presets]
+    session = open_session(root)
+    loaded = [session.load(name, settings) for name in presets]
+    examined = [session.examine(one, quick=quick, allow_pickle=allow_pickle) for one in loaded]
     hashes = [_base_hash(one, root) if with_hash else {} for one in examined]
     if as_json:
         print_json([one.to_dict() | told for one, told in zip(examined, hashes, strict=True)])
@@ -74,7 +66,7 @@ def validate(
                 click.echo(f"{name}: {digest}")
             if verbose:
                 _show_tags(one)
-    worst = [exit_code(one.findings, strict) for one in examined]
+    worst = [exit_code_of(one.findings, strict=strict) for one in examined]
     sys.exit(min((code for code in worst if code), default=0))
 
 

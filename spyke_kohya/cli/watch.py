@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from spyke_kohya.cli.group import RUN_OR_OUTPUT, cli
 from spyke_kohya.cli.terminal import live_display, say
-from spyke_kohya.errors import (
-    Interrupted,
-)
-
-if TYPE_CHECKING:
-    pass
+from spyke_kohya.errors import Interrupted
 
 
 @cli.command("watch", short_help="Follow a live run from another terminal.")

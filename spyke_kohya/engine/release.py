@@ -43,15 +43,22 @@ class Engine:
 
 
 def find_engine(
-    *, given: Path | None, environment: Mapping[str, str], preset_engine: str | None, root: Path, own_python: Path
+    *,
+    given: Path | None,
+    environment: Mapping[str, str],
+    preset_engine: str | None,
+    root: Path,
+    own_python: Path,
+    must_exist: bool = True,
 ) -> Engine:
-    """The engine, by ``--engine``, ``SPYKE_ENGINE``, the preset's ``[launch] engine`` or the submodule, in this order.
+    """Find the engine: ``--engine``, ``SPYKE_ENGINE``, the preset's ``[launch] engine``, or the submodule.
 
     The first place that is named is the only one tried: a wrong name is an error, never a reason to train with another
-    engine. ``SPYKE_ENGINE_PYTHON`` names its Python, else it is our own. Raises EngineError.
+    engine. ``SPYKE_ENGINE_PYTHON`` names its Python, else it is our own. Raises EngineError. One that
+    need not exist (``must_exist``) is returned by the place where it would be.
     """
     directory, named_by = _named_place(given, environment, preset_engine, root)
-    if not _is_file(directory / SCRIPT):
+    if must_exist and not _is_file(directory / SCRIPT):
         raise EngineError(
             f"no sd-scripts here: {SCRIPT} is missing",
             where=f"{directory} ({named_by})",
@@ -59,7 +66,7 @@ def find_engine(
             "sd-scripts or kohya_ss/sd-scripts that you have",
         )
     python = Path(environment.get("SPYKE_ENGINE_PYTHON") or own_python).expanduser()
-    if not _is_file(python):
+    if must_exist and not _is_file(python):
         raise EngineError(
             "the engine's Python does not exist",
             where=f"{python} (SPYKE_ENGINE_PYTHON)",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from spyke_kohya.errors import SpykeError
-from spyke_kohya.findings import Finding, errors_in
+from spyke_kohya.findings import Finding
 
 if TYPE_CHECKING:
     from spyke_kohya.audit.tags import TagTable
@@ -24,15 +24,6 @@ def findings_text(findings: Sequence[Finding]) -> str:
     """Return one block a finding, errors first."""
     ordered = sorted(findings, key=lambda finding: finding.severity != "error")
     return "\n".join(_block(finding) for finding in ordered)
-
-
-def count_text(findings: Sequence[Finding]) -> str:
-    """Return ``2 errors, 1 warning``, or ``no faults``."""
-    errors = len(errors_in(findings))
-    warnings = len(findings) - errors
-    parts = [_plural(errors, "error")] if errors else []
-    parts += [_plural(warnings, "warning")] if warnings else []
-    return ", ".join(parts) or "no faults"
 
 
 def fault_text(fault: SpykeError) -> str:
@@ -130,10 +121,6 @@ def _wrapped(text: str, first: str, rest: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _dataset_lines(dataset: DatasetPlan, index: int, count: int) -> Iterator[str]:

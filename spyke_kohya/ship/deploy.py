@@ -34,7 +34,7 @@ from spyke_kohya.engine.lora_file import (
 from spyke_kohya.errors import DeployError, UsageError
 from spyke_kohya.files import sha256_of, write_whole
 from spyke_kohya.formats.tensor_file import TensorFileError
-from spyke_kohya.ship.choose import Shipment
+from spyke_kohya.ship.choose import Shipment, check_name, place_on_record
 
 PROVENANCE_SUFFIX = ".spyke.json"
 SCHEMA_VERSION = 1
@@ -113,6 +113,15 @@ def find_place(directory: Path) -> Place:
     )
 
 
+def place_of(directory: Path, to: Path | None) -> Place:
+    """Return the LoRA folder of ``to``, or of [deploy] to of the preset that was trained. Raises UsageError."""
+    target = to or place_on_record(directory)
+    if target is None:
+        remedy = "name the directory: --to ~/tools/ComfyUI, or [deploy] to = ..."
+        raise UsageError("where to is not said", remedy=remedy)
+    return find_place(Path(target).expanduser())
+
+
 def deploy(
     shipment: Shipment,
     place: Place,
@@ -176,6 +185,12 @@ def undo(place: Place, name: str) -> str:
     if record["how"] == "was there":
         return f"{file} was there before it was deployed, and stays"
     return f"removed what was deployed, and put back what {file} was before" if mark else f"removed {file}"
+
+
+def undo_from(directory: Path, to: Path | None, name: str | None) -> str:
+    """Undo the deployment of a run's or an output directory's checkpoint; ``name`` where several are deployed."""
+    place = place_of(directory, to)
+    return undo(place, name_of(directory, place) if name is None else check_name(name))
 
 
 def deployed_in(place: Place) -> list[Deployed]:

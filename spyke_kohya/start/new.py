@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -10,12 +11,13 @@ from pathlib import Path, PurePath
 from spyke_kohya.dataset.holdout import default_target
 from spyke_kohya.dataset.scan import captions_in, scan, scan_folder
 from spyke_kohya.engine.targets import Target
-from spyke_kohya.errors import DatasetError
+from spyke_kohya.errors import DatasetError, UsageError
 from spyke_kohya.plan.plan import Plan, make_plan
 from spyke_kohya.presets.dataset import parse_dataset_config
 from spyke_kohya.presets.resolved import resolve
-from spyke_kohya.start.writing import toml_lines, toml_value
+from spyke_kohya.start.writing import toml_lines, toml_value, write_new
 
+_PLAIN_NAME = re.compile(r"[\w-]+")
 _EPOCHS = 4
 # Each picture 40 times, as 10 repeats x 4 epochs in the run of record; for few or many pictures, within these.
 _TIMES_SEEN, _FEWEST_SEEN, _MOST_SEEN = 40, 400, 1000
@@ -45,6 +47,30 @@ class Seen:
     tagged: bool
     reg_captioned: bool
     side: int
+
+
+def write_presets(
+    name: str,
+    images: str,
+    *,
+    base: str | None,
+    target: Target,
+    reg: str | None,
+    trigger: str | None,
+    root: Path,
+) -> list[Path]:
+    """Write a dataset and a training preset for a folder of images; return both files.
+
+    Without a ``base`` it is that of another preset. Raises UsageError, DatasetError and PresetError.
+    """
+    if not _PLAIN_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} can't name a preset", remedy="use letters, digits, - and _")
+    base = base or base_of_others(root)
+    if base is None:
+        raise UsageError("no base model is named", remedy="say --base FILE")
+    files = new_presets(Asked(name, images, base, target, reg, trigger), root)
+    write_new(files)
+    return list(files)
 
 
 def new_presets(asked: Asked, root: Path) -> dict[Path, str]:
