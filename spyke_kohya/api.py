@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from spyke_kohya.engine.events import Event
     from spyke_kohya.engine.targets import Target
     from spyke_kohya.plan.plan import Plan
+    from spyke_kohya.process.stop_signals import StopRequest
     from spyke_kohya.rank.directory import Evidence, HeldoutResult, RankResult
     from spyke_kohya.rank.heldout_result import HeldoutRanking
     from spyke_kohya.repeat.inputs import Difference
     from spyke_kohya.report.overview import Deletable, RunSummary
     from spyke_kohya.run.faults import Notice
     from spyke_kohya.run.launch import Launch
-    from spyke_kohya.run.progress import Watch
-    from spyke_kohya.run.supervision import Patience, StopRequest
+    from spyke_kohya.run.progress import Progress
+    from spyke_kohya.run.supervision import Patience
     from spyke_kohya.run.train import Outcome
     from spyke_kohya.ship.deploy import Deployed
     from spyke_kohya.start.importing.imported import Imported
@@ -207,7 +208,7 @@ class Training:
         return self.launch.run.under(self.launch.root).path
 
     def __iter__(self) -> Iterator[Event | Notice]:
-        from spyke_kohya.run.supervision import StopRequest
+        from spyke_kohya.process.stop_signals import StopRequest
 
         events: SimpleQueue[Event | Notice | None] = SimpleQueue()
         stop = StopRequest()
@@ -221,7 +222,7 @@ class Training:
                 self._end(running, stop)
 
     def _run(self, events: SimpleQueue[Event | Notice | None], stop: StopRequest) -> tuple[Launch, Outcome]:
-        def listen(event: Event | Notice | None, _: Watch) -> None:
+        def listen(event: Event | Notice | None, _: Progress) -> None:
             if event is not None:
                 events.put(event)
 

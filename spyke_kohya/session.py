@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from spyke_kohya.evaluate.evaluation import Progress
     from spyke_kohya.presets.loading import Loaded
     from spyke_kohya.presets.training import Samples
+    from spyke_kohya.process.stop_signals import StopRequest
     from spyke_kohya.rank.directory import HeldoutResult, RankResult
     from spyke_kohya.record.redact import Redactor
     from spyke_kohya.run.launch import Launch
-    from spyke_kohya.run.supervision import Listener, Patience, StopRequest
+    from spyke_kohya.run.supervision import Listener, Patience
     from spyke_kohya.run.train import Outcome
 
 Begin = Callable[[int], Callable[[int], object]]
@@ -84,8 +85,8 @@ class Session:
     def examine(self, loaded: Loaded, *, quick: bool = False, allow_pickle: bool = False) -> Examination:
         """Collect everything wrong with a preset, its dataset and its plan; ``quick`` decodes no image."""
         from spyke_kohya.audit.examine import Means, examine
-        from spyke_kohya.audit.memory import physical_memory_bytes
         from spyke_kohya.dataset.picture_cache import PictureCache, cache_directory
+        from spyke_kohya.process.process_table import physical_memory_bytes
 
         cache = PictureCache(cache_directory(self.environment, self.home))
         with self.decoding() as begin:
@@ -406,7 +407,7 @@ class Session:
                 listen=listen,
                 now=datetime.now,
                 patience=patience or Patience(),
-                complain=self.say,
+                warn=self.say,
                 awake=sys.platform == "darwin",
                 stop=stop,
             )

@@ -17,8 +17,8 @@ def watched(durations, **options):
     watch, at, notices = FaultWatch(at=0.0, **options), 0.0, []
     for number, duration in enumerate(durations, start=1):
         at += duration
-        watch.hear(at)
-        notices += watch.take(step(number), at)
+        watch.output_seen(at)
+        notices += watch.handle(step(number), at)
     return watch, at, notices
 
 
@@ -26,8 +26,8 @@ def watched(durations, **options):
 @pytest.mark.parametrize("patience", [1, 2, 5])
 def test_bad_losses_end_a_run_when_patience_is_out(loss, patience):
     watch = FaultWatch(at=0.0, nan_patience=patience)
-    assert watch.take(step(1), 1.0) == []
-    told = [notice for number in range(2, 2 + patience) for notice in watch.take(step(number, loss), number)]
+    assert watch.handle(step(1), 1.0) == []
+    told = [notice for number in range(2, 2 + patience) for notice in watch.handle(step(number, loss), number)]
     assert [notice.ends_run for notice in told] == ([True] if patience == 1 else [False, True])
     assert "from step 2 on" in told[-1].message
     assert watch.counts == {"nan": 1}
@@ -35,26 +35,26 @@ def test_bad_losses_end_a_run_when_patience_is_out(loss, patience):
 
 def test_silence_is_said_once_after_5_minutes():
     watch, at, _ = watched([2.0] * 10)
-    assert watch.look(at + 299) == []
-    (notice,) = watch.look(at + 301)
+    assert watch.no_output(at + 299) == []
+    (notice,) = watch.no_output(at + 301)
     assert (notice.kind, notice.ends_run) == ("silence", False)
-    assert watch.look(at + 400) == []
-    watch.hear(at + 401)
-    assert len(watch.look(at + 800)) == 1
+    assert watch.no_output(at + 400) == []
+    watch.output_seen(at + 401)
+    assert len(watch.no_output(at + 800)) == 1
     assert watch.counts == {"silence": 2}
 
 
 def test_slow_steps_may_be_silent_for_longer():
     watch, at, _ = watched([60.0] * 10)
     assert watch.patience_s == 1200.0
-    assert watch.look(at + 1199) == []
-    assert len(watch.look(at + 1201)) == 1
+    assert watch.no_output(at + 1199) == []
+    assert len(watch.no_output(at + 1201)) == 1
 
 
 def test_silence_ends_a_run_only_where_that_was_asked_for():
     watch, at, _ = watched([2.0] * 10, stall_timeout_s=10.0)
-    assert watch.look(at + 9.9) == []
-    (notice,) = watch.look(at + 10.1)
+    assert watch.no_output(at + 9.9) == []
+    (notice,) = watch.no_output(at + 10.1)
     assert notice.ends_run
 
 
@@ -96,13 +96,13 @@ def test_one_slow_step_now_and_then_is_no_slowing():
 )
 def test_what_torch_says_has_a_remedy(event, kind):
     watch = FaultWatch(at=0.0)
-    (notice,) = watch.take(event, 1.0)
+    (notice,) = watch.handle(event, 1.0)
     assert (notice.kind, notice.message, notice.ends_run) == (kind, event.text, False)
     assert notice.remedy == remedy_for(event.text) != ""
-    watch.take(event, 2.0)
+    watch.handle(event, 2.0)
     assert watch.counts == {kind: 2}
 
 
 def test_other_words_are_no_fault():
-    assert FaultWatch(at=0.0).take(EngineWarning("a warning"), 1.0) == []
+    assert FaultWatch(at=0.0).handle(EngineWarning("a warning"), 1.0) == []
     assert remedy_for("a warning") == ""

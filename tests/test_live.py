@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from spyke_kohya.engine.events import CheckpointAnnounced, DeviceReported, EngineWarning, Header, Step
 from spyke_kohya.report.live import PlainDisplay, TerminalDisplay, duration, notice_of, state_line
-from spyke_kohya.run.progress import Watch
+from spyke_kohya.run.progress import Progress
 
 PLAN = SimpleNamespace(num_train_images=230, num_reg_images=100, batches_per_epoch=460, total_steps=1840)
 HEADER = Header(230, 0, 100, 460, 4, "1", 1, 1840)
@@ -16,9 +16,9 @@ def step(number, loss=0.1, pace=4.0):
 
 
 def watched(*events):
-    watch = Watch(PLAN, "mps")
+    watch = Progress(PLAN, "mps")
     for event in events:
-        assert watch.take(event) is None
+        assert watch.handle(event) is None
     return watch
 
 
@@ -59,7 +59,7 @@ def test_plain_lines_come_twice_a_minute_and_at_the_end():
     display = PlainDisplay(out, lambda: seconds[0])
     watch = watched()
     for number in range(1, 1841):
-        watch.take(step(number))
+        watch.handle(step(number))
         seconds[0] += 4.0
         display(step(number), watch)
     lines = out.getvalue().splitlines()
@@ -73,7 +73,7 @@ def test_a_terminal_shows_the_notices(capfd):
         watch = watched(DeviceReported("mps"), HEADER)
         display(HEADER, watch)
         display(None, watch)
-        watch.take(step(5))
+        watch.handle(step(5))
         display(step(5), watch)
     out, err = capfd.readouterr()
     assert out == ""

@@ -11,11 +11,11 @@ from workplace import SD15_KEY, make_workplace
 
 from spyke_kohya.audit.base import file_hash
 from spyke_kohya.audit.examine import Means, examine
-from spyke_kohya.audit.memory import needed_bytes, physical_memory_bytes
+from spyke_kohya.audit.memory import needed_bytes
 from spyke_kohya.engine.options import parser_defaults
 from spyke_kohya.presets.loading import load
 from spyke_kohya.presets.resolved import ResolvedDataset
-from spyke_kohya.process.process_table import mark_of
+from spyke_kohya.process.process_table import mark_of, physical_memory_bytes
 from spyke_kohya.record.in_use import check_in_use
 
 

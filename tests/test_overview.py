@@ -127,7 +127,9 @@ def test_a_run_whose_wrapper_was_killed_is_stale_and_not_running(tmp_path, runs)
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
     own = mark_of(os.getpid())
-    for mark, status in (({"pid": gone.pid, "started": "x"}, "stale"), (asdict(own), "running"), (None, "running")):
+    elsewhere = {"pid": gone.pid, "started": "1.0@1"}  # a number of another container
+    marks = (({"pid": gone.pid, "started": "x"}, "stale"), (asdict(own), "running"), (None, "running"))
+    for mark, status in (*marks, (elsewhere, "running")):
         record = json.loads((runs[0] / "run.json").read_text()) | {"status": "running", "wrapper": mark}
         (runs[0] / "run.json").write_text(json.dumps(record))
         assert summarize(RunDirectory(runs[0])).status == status

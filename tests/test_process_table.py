@@ -1,4 +1,4 @@
-"""Who runs on this machine, by /proc or by ps; and a Mac that is kept awake."""
+"""Who runs on this machine; and a Mac that is kept awake."""
 
 import os
 import subprocess
@@ -8,25 +8,16 @@ from pathlib import Path
 import pytest
 from workplace import assert_gone
 
-from spyke_kohya.process import process_table as processes
 from spyke_kohya.process.engine_process import EngineProcess
 from spyke_kohya.process.process_table import (
     ProcessMark,
     end_group,
+    is_marked,
     is_running,
     mark_of,
     members_of_group,
     working_directory,
 )
-
-
-@pytest.fixture(params=["proc", "ps"])
-def table(request, monkeypatch, tmp_path):
-    if request.param == "proc" and not processes._PROC.joinpath("self/stat").exists():
-        pytest.skip("no /proc here")
-    if request.param == "ps":
-        monkeypatch.setattr(processes, "_PROC", tmp_path)
-    return request.param
 
 
 @pytest.fixture
@@ -43,35 +34,68 @@ def sleeper():
     process.communicate()
 
 
-def test_a_process_has_a_mark_as_long_as_it_runs(table, sleeper):
+def test_a_process_has_a_mark_as_long_as_it_runs(sleeper):
     mark = mark_of(sleeper.pid)
     assert mark is not None
-    assert mark.started
-    assert is_running(mark)
-    assert not is_running(ProcessMark(mark.pid, "another time"))
+    assert is_running(mark) is True
     sleeper.kill()
     while mark_of(sleeper.pid):  # until it is a zombie
         pass
-    assert not is_running(mark)
+    assert is_running(mark) is False
+    sleeper.wait()
+    assert is_running(mark) is False
 
 
-def test_the_members_of_a_group_are_known_by_their_commands(table, sleeper):
+@pytest.mark.parametrize(("seconds", "runs"), [(0, True), (2, True), (-2, True), (60, False), (-60, False)])
+def test_a_later_process_of_the_same_number_is_another(sleeper, seconds, runs):
+    """The clock that tells a start may have been corrected by a little."""
+    started_s, at, namespace = mark_of(sleeper.pid).started.partition("@")
+    assert is_running(ProcessMark(sleeper.pid, f"{float(started_s) + seconds}{at}{namespace}")) is runs
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="a mark of this form was written where there is /proc")
+@pytest.mark.parametrize(("ticks", "runs"), [(0, True), (60 * os.sysconf("SC_CLK_TCK"), False)])
+def test_a_mark_of_an_earlier_version_is_read_as_clock_ticks(sleeper, ticks, runs):
+    stat = Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(") ")[2].split()
+    assert is_running(ProcessMark(sleeper.pid, f"8f6cdf0a+{int(stat[19]) + ticks}")) is runs
+
+
+@pytest.mark.parametrize("started", ["Sun Nov 22 12:16:01 2026", "x", "8f6cdf0a+x"])
+def test_a_start_in_an_unknown_form_is_never_taken_for_another(sleeper, started):
+    assert is_running(ProcessMark(sleeper.pid, started)) is None
+    sleeper.kill()
+    sleeper.wait()
+    assert is_running(ProcessMark(sleeper.pid, started)) is False
+
+
+def test_a_number_of_another_namespace_says_nothing(sleeper):
+    started = mark_of(sleeper.pid).started.partition("@")[0]
+    assert is_running(ProcessMark(sleeper.pid, f"{started}@1")) is None
+    sleeper.kill()
+    sleeper.wait()
+    assert is_running(ProcessMark(sleeper.pid, f"{started}@1")) is None
+
+
+def test_the_members_of_a_group_are_known_by_their_commands(sleeper):
     (member,) = members_of_group(sleeper.pid)
     assert (member.pid, member.group) == (sleeper.pid, sleeper.pid)
     assert "a-sleeper" in member.command
+    assert is_marked(member, mark_of(sleeper.pid))
+    assert not is_marked(member, mark_of(os.getpid()))
+    assert not is_marked(member, ProcessMark(sleeper.pid, "x"))
 
 
-def test_where_a_process_runs_is_known(table, sleeper):
+def test_where_a_process_runs_is_known(sleeper):
     assert working_directory(sleeper.pid) == Path.cwd()
     sleeper.kill()
     sleeper.wait()
     assert working_directory(sleeper.pid) is None
 
 
-def test_a_group_is_ended(table, sleeper):
+def test_a_group_is_ended(sleeper):
     assert end_group(sleeper.pid)
     assert members_of_group(sleeper.pid) == []
-    assert end_group(sleeper.pid, patience_s=0.1)
+    assert end_group(sleeper.pid)
 
 
 def test_a_mac_is_kept_awake_as_long_as_the_engine_runs(tmp_path):

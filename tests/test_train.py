@@ -16,10 +16,11 @@ from spyke_kohya.audit.examine import examine
 from spyke_kohya.engine.events import Step
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.presets.loading import load
-from spyke_kohya.process.engine_process import EngineProcess
 from spyke_kohya.run.launch import prepare_launch
+from spyke_kohya.run.supervision import Patience
 from spyke_kohya.run.train import train
 
+DEFAULT = Patience()
 NOW = datetime(2026, 2, 20, 10, 15, 30)
 
 
@@ -35,9 +36,9 @@ def launch_of(place, inherited):
     return prepare_launch(examined.loaded, examined.plan, engine, root=place.root, now=NOW, inherited=inherited)
 
 
-def run(place, scenario="", listen=lambda event, watch: None, **more):
+def run(place, scenario="", listen=lambda event, progress: None, patience=DEFAULT, **more):
     inherited = place.environment(FAKE_SCENARIO=scenario, FAKE_READY=str(place.root / "ready"), **more)
-    return train(launch_of(place, inherited), inherited=inherited, listen=listen, now=datetime.now)
+    return train(launch_of(place, inherited), inherited=inherited, listen=listen, now=datetime.now, patience=patience)
 
 
 def wait_for(file: Path, process: subprocess.Popen) -> str:
@@ -50,7 +51,7 @@ def wait_for(file: Path, process: subprocess.Popen) -> str:
 
 def test_a_run_that_ends_well(place):
     told = []
-    outcome = run(place, listen=lambda event, watch: told.append(event))
+    outcome = run(place, listen=lambda event, progress: told.append(event))
     assert (outcome.status, outcome.reason, outcome.returncode, outcome.steps) == ("finished", "", 0, 16)
     assert [(saved.step, saved.file) for saved in outcome.checkpoints] == [
         (5, "tiny-step00000005.safetensors"),
@@ -135,7 +136,7 @@ def test_a_damaged_event_file_does_not_spoil_a_run(place):
 def test_the_record_can_be_read_and_says_running_at_every_moment(place):
     seen = []
 
-    def look(event, watch):
+    def look(event, progress):
         record = place.record()
         seen.append((record["status"], "process_group" in record))
 
@@ -170,9 +171,8 @@ def test_another_device_than_the_target_stops_the_run_at_once(place):
         ("silent-exit", "the engine ended with exit code 9 and no message", 9, 4),
     ],
 )
-def test_a_run_that_did_not_end_well_says_why(place, monkeypatch, scenario, reason, returncode, steps):
-    monkeypatch.setattr(EngineProcess.__init__, "__kwdefaults__", _impatient(EngineProcess))
-    outcome = run(place, scenario)
+def test_a_run_that_did_not_end_well_says_why(place, scenario, reason, returncode, steps):
+    outcome = run(place, scenario, patience=Patience(straggler_s=0.1))
     assert (outcome.status, outcome.reason, outcome.returncode, outcome.steps) == (
         "failed",
         reason,
@@ -180,10 +180,6 @@ def test_a_run_that_did_not_end_well_says_why(place, monkeypatch, scenario, reas
         steps,
     )
     assert place.record()["reason"] == reason
-
-
-def _impatient(process: type[EngineProcess]) -> dict:
-    return process.__init__.__kwdefaults__ | {"straggler_s": 0.1}
 
 
 def test_a_checkpoint_of_an_earlier_run_does_not_count(place):
@@ -212,8 +208,8 @@ def test_an_engine_that_can_not_be_started_is_recorded_as_failed(place):
 
 
 def test_a_fault_of_the_wrapper_ends_the_engine_too(place):
-    def broken(event, watch):
-        if watch.step:
+    def broken(event, progress):
+        if progress.step:
             raise RuntimeError("a fault of the wrapper")
 
     with pytest.raises(RuntimeError, match="a fault of the wrapper"):
@@ -227,7 +223,7 @@ def test_signals_mean_to_the_caller_what_they_meant_before(place):
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in watched]
     during = []
-    run(place, listen=lambda event, watch: during.append([signal.getsignal(number) for number in watched]))
+    run(place, listen=lambda event, progress: during.append([signal.getsignal(number) for number in watched]))
     assert [signal.getsignal(number) for number in watched] == before
     assert all(handlers != before for handlers in during)
 
@@ -236,7 +232,7 @@ def test_a_hangup_that_nohup_ignores_stays_ignored(place):
     during = []
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        run(place, listen=lambda event, watch: during.append(signal.getsignal(signal.SIGHUP)))
+        run(place, listen=lambda event, progress: during.append(signal.getsignal(signal.SIGHUP)))
     finally:
         signal.signal(signal.SIGHUP, before)
     assert set(during) == {signal.SIG_IGN}

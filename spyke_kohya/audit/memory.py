@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,8 +52,3 @@ def check_memory(
     )
     remedy = "set gradient_checkpointing = true, or a smaller batch_size or resolution"
     return [warning("machine.memory", where, message, remedy)]
-
-
-def physical_memory_bytes() -> int:
-    """The memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -27,8 +27,8 @@ def watch_command(directory: Path) -> None:
     try:
         say(f"watching {run.path}")
         with live_display() as display:
-            for event, watch in follow(run, lambda: time.sleep(0.5)):
-                display(event, watch)
+            for event, progress in follow(run, lambda: time.sleep(0.5)):
+                display(event, progress)
     except KeyboardInterrupt as stop:
         raise Interrupted("no longer watching; the run goes on", where=str(run.path)) from stop
     record = as_it_is(run.read_record())

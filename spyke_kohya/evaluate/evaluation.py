@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spyke_kohya.engine.command import program_environment
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError
 from spyke_kohya.evaluate.evaluated_pictures import choose_pictures
@@ -111,8 +112,7 @@ def measure(
     told: list[dict[str, Any]] = []
     run_program(
         [str(engine.python), str(PROGRAM), str(subject.run.evaluation_request)],
-        target=subject.target,
-        inherited=inherited,
+        environment=program_environment(subject.target, inherited),
         cwd=subject.root,
         log=subject.run.path / LOG_NAME,
         on_line=_Listener(told, listen, time.monotonic),

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from spyke_kohya.engine.command import program_environment
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError, PresetError
 from spyke_kohya.evaluate.recorded_run import Subject
@@ -112,8 +113,7 @@ def render(
     started = iter(range(len(missing) + 1))
     run_program(
         [str(engine.python), str(script), *_options(subject, grid, prompts)],
-        target=subject.target,
-        inherited=inherited,
+        environment=program_environment(subject.target, inherited),
         cwd=engine.directory,
         log=subject.run.path / LOG_NAME,
         on_line=lambda line: listen(next(started, len(missing)), len(missing)) if "filename: " in line else None,

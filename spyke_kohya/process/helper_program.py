@@ -1,4 +1,4 @@
-"""A program other than the training, run under the engine's Python to its end: every byte to a log, each line told."""
+"""A program other than the training, run to its end: every byte goes to a log, every line to the caller."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from spyke_kohya.engine.command import program_environment
-from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import EngineError, Interrupted
 from spyke_kohya.process.engine_process import EngineProcess
-from spyke_kohya.run.supervision import StopRequest, stop_signals
+from spyke_kohya.process.stop_signals import StopRequest, stop_signals
 
 _POLL_S = 0.5
 _TOLD_LINES = 3
@@ -20,8 +18,7 @@ _TOLD_LINES = 3
 def run_program(
     argv: Sequence[str],
     *,
-    target: Target,
-    inherited: Mapping[str, str],
+    environment: Mapping[str, str],
     cwd: Path,
     log: Path,
     on_line: Callable[[str], None],
@@ -34,7 +31,7 @@ def run_program(
     with (
         stop_signals(StopRequest()) as stop,
         log.open("wb", buffering=0) as kept,
-        EngineProcess(argv, env=program_environment(target, inherited), cwd=cwd, awake=True) as process,
+        EngineProcess(argv, env=environment, cwd=cwd, awake=True) as process,
     ):
         lines = _Lines(kept, on_line)
         code = _pump(process, stop.signals, lines.feed)

@@ -1,6 +1,6 @@
 """Who runs on this machine: a process told from a later one of the same number, and what is left of a group.
 
-Reads ``/proc`` where there is one, else asks ``ps`` and ``lsof``. A zombie counts as ended.
+psutil knows it on every system; it is imported late, for that takes 0.03 s. A zombie counts as ended.
 """
 
 from __future__ import annotations
@@ -8,22 +8,24 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from spyke_kohya.errors import EngineError
-from spyke_kohya.process.engine_process import ask
-
-_PROC = Path("/proc")
-_TIMEOUT_S = 10.0
+_PATIENCE_S = 10.0
 _POLL_S = 0.05
+_SAME_START_S = 3.0  # a start is told by the machine's clock, which may be corrected meanwhile
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_ENDED = ("zombie", "dead")
 
 
 @dataclass(frozen=True)
 class ProcessMark:
-    """A process and when it began, as the system says it: numbers are used again, both together are not."""
+    """A process and when it began: numbers are used again, both together are not.
+
+    ``started`` is in seconds since 1970, on Linux with ``@`` and the namespace of the number. Earlier versions wrote
+    the start of the machine and clock ticks since then, ``BOOT+TICKS``, and on a Mac what ps printed.
+    """
 
     pid: int
     started: str
@@ -31,51 +33,84 @@ class ProcessMark:
 
 @dataclass(frozen=True)
 class RunningProcess:
-    """One line of the process table; ``command`` is its whole command line."""
+    """One line of the process table; ``command`` is its whole command line, ``started_s`` in seconds since 1970."""
 
     pid: int
     group: int
-    started: str
+    started_s: float
     command: str
 
 
 def mark_of(pid: int) -> ProcessMark | None:
-    """The mark of a running process, or None where there is none of this number."""
-    found = next((process for process in _processes(pid) if process.pid == pid), None)
-    return ProcessMark(pid, found.started) if found else None
+    """Return the mark of a running process, or None where there is none of this number."""
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if process.status() not in _ENDED:
+            return ProcessMark(pid, f"{process.create_time():.2f}{_namespace()}")
+    return None
 
 
-def is_running(mark: ProcessMark) -> bool:
-    return mark_of(mark.pid) == mark
+def is_running(mark: ProcessMark) -> bool | None:
+    """Tell whether a marked process still runs; None where that can't be known.
+
+    So it is with a number of another namespace, such as a container's, with a process that may not be seen, and with a
+    start that was written in another form where the number is in use.
+    """
+    import psutil
+
+    if "@" in mark.started and not mark.started.endswith(_namespace() or "@"):
+        return None
+    try:
+        process = psutil.Process(mark.pid)
+        return process.status() not in _ENDED and _began_then(mark, process.create_time())
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return None
+
+
+def is_marked(process: RunningProcess, mark: ProcessMark) -> bool:
+    """Tell whether a process is surely the marked one."""
+    return process.pid == mark.pid and _began_then(mark, process.started_s) is True
 
 
 def running_processes() -> list[RunningProcess]:
-    """All processes of this machine."""
-    return list(_processes())
+    """Return all processes of this machine that can be seen."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(["status", "create_time", "cmdline"]):
+        seen = process.info
+        with suppress(OSError):  # it has ended meanwhile
+            if seen["status"] not in _ENDED and seen["create_time"] is not None:
+                command = " ".join(seen["cmdline"] or ())
+                found.append(RunningProcess(process.pid, os.getpgid(process.pid), seen["create_time"], command))
+    return found
 
 
 def members_of_group(group: int) -> list[RunningProcess]:
-    """The running processes of a process group."""
-    return [process for process in _processes() if process.group == group]
+    """Return the running processes of a process group."""
+    return [process for process in running_processes() if process.group == group]
 
 
 def working_directory(pid: int) -> Path | None:
-    """Where a process runs; None where that can't be known."""
-    if (_PROC / "self/stat").exists():
-        try:
-            return (_PROC / str(pid) / "cwd").readlink()
-        except OSError:
-            return None
-    told = _ask("lsof", "-a", "-p", str(pid), "-d", "cwd", "-Fn").splitlines()  # a line a field, after its letter
-    return next((Path(line[1:]) for line in told if line.startswith("n/")), None)
+    """Return where a process runs; None where that can't be known."""
+    import psutil
+
+    try:
+        return Path(psutil.Process(pid).cwd())
+    except psutil.Error:
+        return None
 
 
-def end_group(group: int, *, patience_s: float = 10.0) -> bool:
-    """Ask a group to end, and kill it after ``patience_s``. Whether nothing of it is left."""
+def end_group(group: int) -> bool:
+    """Ask a group to end, and kill it after 10 seconds. Return whether nothing of it is left."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline:
             if not members_of_group(group):
                 return True
@@ -83,50 +118,28 @@ def end_group(group: int, *, patience_s: float = 10.0) -> bool:
     return False
 
 
-def _processes(pid: int | None = None) -> Iterator[RunningProcess]:
-    """All processes, or just the one of this number."""
-    if (_PROC / "self/stat").exists():
-        boot = _boot_id()
-        places = [_PROC / str(pid)] if pid is not None else list(_PROC.glob("[0-9]*"))
-        yield from filter(None, (_from_proc(place, boot) for place in places))
-    else:
-        yield from _from_ps(pid)
+def physical_memory_bytes() -> int:
+    """Return the memory of this machine."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
-def _from_proc(place: Path, boot: str) -> RunningProcess | None:
-    """One process from its directory (proc(5)): field 3 is its state, 5 its group, 22 its start in ticks since boot."""
+def _began_then(mark: ProcessMark, started_s: float) -> bool | None:
+    """Tell whether a process that began at ``started_s`` began when the mark says; None for a form that isn't known."""
+    import psutil
+
+    _, plus, ticks = mark.started.partition("+")
     try:
-        fields = (place / "stat").read_text(errors="replace").rpartition(") ")[2].split()
-        words = (place / "cmdline").read_bytes().split(b"\0")
-    except OSError:
+        marked_s = float(mark.started.partition("@")[0]) if not plus else psutil.boot_time() + int(ticks) / _TICKS_PER_S
+    except ValueError:
         return None
-    if fields[0] in "ZX":
-        return None
-    command = b" ".join(words).decode(errors="replace").strip()
-    return RunningProcess(int(place.name), int(fields[2]), f"{boot}+{fields[19]}", command)
+    return abs(started_s - marked_s) <= _SAME_START_S
 
 
-def _boot_id() -> str:
+def _namespace() -> str:
+    """Return what tells apart the numbers of this process namespace (pid_namespaces(7)); "" where there are none."""
     try:
-        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()[:8]
+        return f"@{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return ""
-
-
-def _from_ps(pid: int | None) -> Iterator[RunningProcess]:
-    which = ["-A"] if pid is None else ["-p", str(pid)]
-    for line in _ask("ps", *which, "-ww", "-o", "pid=,pgid=,stat=,lstart=,command=").splitlines():
-        words = line.split(maxsplit=8)  # lstart is five words: Sun Nov 22 12:16:01 2026
-        if len(words) >= 8 and not words[2].startswith("Z"):
-            command = words[8] if len(words) > 8 else ""
-            yield RunningProcess(int(words[0]), int(words[1]), " ".join(words[3:8]), command)
-
-
-def _ask(*argv: str) -> str:
-    """What a program of the system says; empty where there is no such program: nothing can be said then."""
-    environment = {"PATH": "/bin:/usr/bin:/usr/sbin", "LC_ALL": "C"}
-    try:
-        answer = ask(argv, env=environment, cwd=Path("/"), timeout_s=_TIMEOUT_S)
-    except EngineError:
-        return ""
-    return answer.stdout.decode(errors="replace")

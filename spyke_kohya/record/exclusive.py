@@ -21,6 +21,7 @@ from spyke_kohya.errors import PresetError
 from spyke_kohya.process.process_table import (
     ProcessMark,
     RunningProcess,
+    is_marked,
     is_running,
     running_processes,
     working_directory,
@@ -72,21 +73,26 @@ def _open(output_dir: Path) -> int:
 
 
 def _acquire(handle: int, output_dir: Path) -> None:
+    has_locks = True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as fault:
         if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise _held(output_dir, live_run(output_dir)) from fault
-        # a file system without locks, such as some network ones: the records alone tell
-    if live := live_run(output_dir):
+        has_locks = False  # as on some network file systems: the records alone tell
+    if live := live_run(output_dir, or_unknown=not has_locks):
         raise _held(output_dir, live)
 
 
-def live_run(output_dir: Path) -> str:
-    """The run that trains into ``output_dir`` now, by its name and process; empty where no record tells."""
+def live_run(output_dir: Path, *, or_unknown: bool = False) -> str:
+    """The run that trains into ``output_dir`` now, by its name and process; empty where no record tells.
+
+    With ``or_unknown`` one of which that can't be known counts too.
+    """
     for run in runs_under(output_dir):
         record = _read(run)
-        if _wrapper_lives(record):
+        lives = _wrapper_lives(record)
+        if lives or (or_unknown and lives is None):
             return f"{run.path.name}, process {record['wrapper']['pid']}, since {record['started_at']},"
     return ""
 
@@ -100,7 +106,10 @@ def _held(output_dir: Path, by: str) -> PresetError:
 
 
 def stale_runs(output_dir: Path) -> list[StaleRun]:
-    """The runs here that are on record as running and are not, newest first, and what is left of their processes."""
+    """The runs here that are on record as running and are not, newest first, and what is left of their processes.
+
+    Who holds the lock asks: a run of which nothing can be known is none that runs here now.
+    """
     found = []
     for run in runs_under(output_dir):
         record = _read(run)
@@ -117,7 +126,7 @@ def stale_runs(output_dir: Path) -> list[StaleRun]:
 def as_it_is(record: Mapping[str, Any]) -> dict[str, Any]:
     """A run's record whose status is true now: stale, with the reason, where it says running and nobody runs it."""
     wrapper = _mark(record, "wrapper")
-    if record.get("status") not in _UNFINISHED or wrapper is None or is_running(wrapper):
+    if record.get("status") not in _UNFINISHED or wrapper is None or is_running(wrapper) is not False:
         return dict(record)
     return {**record, "status": "stale", "reason": STALE}
 
@@ -136,7 +145,8 @@ def _left_of(engine: ProcessMark | None, run: RunDirectory) -> list[RunningProce
     A wrapper may be killed before it has noted the leader, and a leader may be gone before its trainer.
     """
     table = running_processes()
-    groups = {process.group for process in table if _is(process, engine) or _logs_into(run, process)}
+    ours = (process for process in table if (engine and is_marked(process, engine)) or _logs_into(run, process))
+    groups = {process.group for process in ours}
     return [process for process in table if process.group in groups]
 
 
@@ -151,17 +161,13 @@ def _logs_into(run: RunDirectory, process: RunningProcess) -> bool:
     return at is not None and (at / f"{logging_dir}{ending}").resolve() == run.tensorboard.resolve()
 
 
-def _is(process: RunningProcess, mark: ProcessMark | None) -> bool:
-    return mark is not None and ProcessMark(process.pid, process.started) == mark
-
-
-def _wrapper_lives(record: Mapping[str, Any]) -> bool:
+def _wrapper_lives(record: Mapping[str, Any]) -> bool | None:
+    """Whether another process than this one runs the run; None where that can't be known."""
     wrapper = _mark(record, "wrapper")
-    return record.get("status") in _UNFINISHED and wrapper is not None and _is_another(wrapper)
-
-
-def _is_another(mark: ProcessMark) -> bool:
-    return mark.pid != os.getpid() and is_running(mark)
+    if record.get("status") not in _UNFINISHED or wrapper is None:
+        return False
+    lives = is_running(wrapper)
+    return False if lives and wrapper.pid == os.getpid() else lives
 
 
 def _mark(record: Mapping[str, Any], key: str) -> ProcessMark | None:

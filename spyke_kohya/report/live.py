@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from spyke_kohya.engine.events import CheckpointAnnounced, EngineWarning, Event, Header, Step
 from spyke_kohya.report.plain_text import duration
 from spyke_kohya.run.faults import Notice
-from spyke_kohya.run.progress import Watch
+from spyke_kohya.run.progress import Progress
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -33,11 +33,11 @@ class PlainDisplay:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def __call__(self, event: Event | Notice | None, watch: Watch) -> None:
-        if notice := notice_of(event, watch):
+    def __call__(self, event: Event | Notice | None, progress: Progress) -> None:
+        if notice := notice_of(event, progress):
             self._say(notice)
         elif isinstance(event, Step) and self._is_time(event):
-            self._say(state_line(watch))
+            self._say(state_line(progress))
 
     def _is_time(self, step: Step) -> bool:
         return step.step == step.total or self._clock() - self._told_at > _PLAIN_EVERY_S
@@ -69,48 +69,48 @@ class TerminalDisplay:
         with suppress(OSError):  # the terminal may be closed
             self._live.stop()
 
-    def __call__(self, event: Event | Notice | None, watch: Watch) -> None:
+    def __call__(self, event: Event | Notice | None, progress: Progress) -> None:
         assert self._live is not None
-        if notice := notice_of(event, watch):
+        if notice := notice_of(event, progress):
             self._console.print(notice, markup=False)
         if isinstance(event, Step):
             from rich.text import Text
 
-            self._live.update(Text(state_line(watch), no_wrap=True, overflow="ellipsis"))
+            self._live.update(Text(state_line(progress), no_wrap=True, overflow="ellipsis"))
 
 
-def notice_of(event: Event | Notice | None, watch: Watch) -> str:
+def notice_of(event: Event | Notice | None, progress: Progress) -> str:
     """What is worth a line of its own, or ""."""
     match event:
-        case Notice(kind, message, remedy) if kind != "cpu-fallback" or watch.warnings <= 5:
+        case Notice(kind, message, remedy) if kind != "cpu-fallback" or progress.warnings <= 5:
             return f"{message}\n  do: {remedy}"
         case Header():
             return (
-                f"training on {watch.device}: {event.batches_per_epoch} batches an epoch, {event.epochs} "
+                f"training on {progress.device}: {event.batches_per_epoch} batches an epoch, {event.epochs} "
                 f"{'epoch' if event.epochs == 1 else 'epochs'}, {event.total_steps} steps"
             )
         case CheckpointAnnounced(path):
             return f"step {event.step}: saved {PurePath(path).name}"
-        case EngineWarning(text) if watch.warnings <= 5:
+        case EngineWarning(text) if progress.warnings <= 5:
             return f"engine warning: {text}"
     return ""
 
 
-def state_line(watch: Watch) -> str:
+def state_line(progress: Progress) -> str:
     """Step, smoothed loss, lowest so far, s/step, time left and last checkpoint, in one line."""
-    step = watch.step
+    step = progress.step
     if step is None:
         return "starting the engine …"
     parts = [f"step {step.step}/{step.total}"]
     if step.avr_loss is not None:
         parts.append(f"avr_loss {step.avr_loss:.4g}")
-    if watch.lowest is not None and watch.lowest.avr_loss is not None:
-        parts.append(f"lowest {watch.lowest.avr_loss:.4g} at {watch.lowest.step}")
+    if progress.lowest is not None and progress.lowest.avr_loss is not None:
+        parts.append(f"lowest {progress.lowest.avr_loss:.4g} at {progress.lowest.step}")
     if step.seconds_per_step:
         parts.append(f"{step.seconds_per_step:.3g} s/step")
         parts.append(f"{duration((step.total - step.step) * step.seconds_per_step)} left")
-    if watch.checkpoints:
-        parts.append(f"saved {watch.checkpoints[-1].step}")
+    if progress.checkpoints:
+        parts.append(f"saved {progress.checkpoints[-1].step}")
     return " · ".join(parts)
 
 

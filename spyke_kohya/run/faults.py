@@ -20,11 +20,11 @@ NAN_PATIENCE = 2
 _SILENCE_S = 300.0
 _SILENT_STEPS = 20
 _SLOWER = 3.0
-_SLOWER_BY_S = 0.5  # steps of hundredths of a second vary by more than that for no reason worth a word
+_SLOWER_BY_S = 0.5  # steps of hundredths of a second vary by more than that for no reason worth a notice
 _STEPS_COMPARED = 20
 _STEPS_TO_WARM_UP = 3
-# What the engine says, and what to do: the sentences are torch's own.
-_SAID: tuple[tuple[str, FaultKind, str], ...] = (
+# What is in the engine's output, what it means and what to do: the sentences are torch's own.
+_SENTENCES: tuple[tuple[str, FaultKind, str], ...] = (
     (
         "MPS backend out of memory",
         "out-of-memory",
@@ -60,11 +60,11 @@ class FaultWatch:
     """Recognises faults in the order in which things happen. ``counts`` says how often each was seen."""
 
     def __init__(self, *, at: float, nan_patience: int = NAN_PATIENCE, stall_timeout_s: float | None = None) -> None:
-        """``nan_patience`` steps without a number for a loss end the run, and ``stall_timeout_s`` without a word."""
+        """``nan_patience`` steps without a number for a loss end the run, and ``stall_timeout_s`` without output."""
         self.counts: Counter[str] = Counter()
         self._nan_patience = nan_patience
         self._stall_timeout_s = stall_timeout_s
-        self._heard_at = at
+        self._output_at = at
         self._step_at: float | None = None
         self._steps_seen = 0
         self._warm: list[float] = []
@@ -73,22 +73,22 @@ class FaultWatch:
         self._first_bad: Step | None = None
         self._bad_steps = 0
 
-    def hear(self, at: float) -> None:
-        """Something was said, whatever it was."""
-        self._heard_at, self._silent = at, False
+    def output_seen(self, at: float) -> None:
+        """Note that the engine printed something, whatever it was."""
+        self._output_at, self._silent = at, False
 
-    def take(self, event: Event, at: float) -> list[Notice]:
-        """What one event shows."""
-        notices = [*self._read_step(event, at)] if isinstance(event, Step) else [*_said(event)]
+    def handle(self, event: Event, at: float) -> list[Notice]:
+        """Return what one event shows."""
+        notices = [*self._read_step(event, at)] if isinstance(event, Step) else [*_recognised(event)]
         return self._counted(notices)
 
-    def look(self, at: float) -> list[Notice]:
-        """What the silence since the last word shows."""
-        return self._counted(list(self._listen(at - self._heard_at)))
+    def no_output(self, at: float) -> list[Notice]:
+        """Return what the silence since the last output shows."""
+        return self._counted(list(self._judge_silence(at - self._output_at)))
 
     @property
     def patience_s(self) -> float:
-        """How long a run may be silent before that is worth a word: 5 minutes, or 20 steps if they take longer."""
+        """How long a run may be silent before a notice: 5 minutes, or 20 steps if they take longer."""
         steps = [*self._warm, *self._recent]
         return max(_SILENCE_S, _SILENT_STEPS * statistics.median(steps)) if steps else _SILENCE_S
 
@@ -96,7 +96,7 @@ class FaultWatch:
         self.counts.update(notice.kind for notice in notices if not (notice.ends_run and self.counts[notice.kind]))
         return notices
 
-    def _listen(self, silent_s: float) -> Iterator[Notice]:
+    def _judge_silence(self, silent_s: float) -> Iterator[Notice]:
         if self._stall_timeout_s is not None and silent_s >= self._stall_timeout_s:
             message = f"the engine has said nothing for {silent_s:.0f} s"
             yield Notice("silence", message, "see the end of console.log for what it did last", ends_run=True)
@@ -143,13 +143,13 @@ class FaultWatch:
 
 def remedy_for(text: str) -> str:
     """What to do about what the engine said, or ""."""
-    return next((remedy for words, _, remedy in _SAID if words in text), "")
+    return next((remedy for words, _, remedy in _SENTENCES if words in text), "")
 
 
-def _said(event: Event) -> Iterator[Notice]:
+def _recognised(event: Event) -> Iterator[Notice]:
     if not isinstance(event, EngineFault | EngineWarning):
         return
-    for words, kind, remedy in _SAID:
+    for words, kind, remedy in _SENTENCES:
         if words in event.text:
             yield Notice(kind, event.text, remedy)
             return

@@ -28,6 +28,7 @@ from spyke_kohya.plan.plan import Plan, saving_of
 from spyke_kohya.presets.loading import Loaded
 from spyke_kohya.record.rundir import RunDirectory, not_before
 from spyke_kohya.run.inspection import SavedCheckpoint
+from spyke_kohya.run.numbering import Numbering
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,15 @@ class Launch:
     @property
     def output_name(self) -> str:
         return str(self.preset.training.options["output_name"]) if self.preset.training else ""
+
+    @property
+    def extension(self) -> str:
+        """What the names of its checkpoints end with."""
+        return f".{self.preset.training.effective_options['save_model_as']}" if self.preset.training else ""
+
+    @property
+    def numbering(self) -> Numbering:
+        return Numbering(self.output_name, self.plan.steps_per_epoch, self.plan.total_steps, self.steps_before)
 
     @property
     def auto_resume(self) -> bool:

@@ -13,7 +13,6 @@ from spyke_kohya.engine.events import (
     EngineWarning,
     Event,
     Header,
-    ModelSaved,
     Step,
 )
 from spyke_kohya.engine.targets import Target
@@ -33,8 +32,8 @@ class Planned(Protocol):
 
 
 @dataclass
-class Watch:
-    """Folds the console's events. ``take`` returns a reason to stop at once, or None."""
+class Progress:
+    """What the console's events, with their true steps, add up to."""
 
     plan: Planned
     target: Target
@@ -43,12 +42,11 @@ class Watch:
     step: Step | None = None
     lowest: Step | None = None
     first_bad_step: int | None = None
-    model_saved: bool = False
     checkpoints: list[CheckpointAnnounced] = field(default_factory=list)
     warnings: int = 0
 
-    def take(self, event: Event) -> str | None:
-        """Take one event. Gives why the run must not go on: it is on another device, or is not the planned one."""
+    def handle(self, event: Event) -> str | None:
+        """Follow one event. Return why the run must not go on, on another device or unlike the plan; else None."""
         match event:
             case DeviceReported(device):
                 self.device = device
@@ -57,18 +55,16 @@ class Watch:
                 self.header = event
                 return self._unlike_plan(event)
             case Step():
-                self._take_step(event)
+                self._follow_step(event)
             case CheckpointAnnounced():
                 self.checkpoints.append(event)
             case CheckpointRemoved(path):
                 self.checkpoints = [saved for saved in self.checkpoints if saved.path != path]
-            case ModelSaved():
-                self.model_saved = True
             case EngineWarning():
                 self.warnings += 1
         return None
 
-    def _take_step(self, step: Step) -> None:
+    def _follow_step(self, step: Step) -> None:
         self.step = step
         if step.avr_loss is None:
             return

@@ -1,6 +1,6 @@
 """The record of a run: ``run.json``, right at every moment, and ``events.jsonl``, a line for whatever happened.
 
-A record that can't be written is complained of once and never ends a training. Secrets and the home directory are taken
+A record that can't be written is reported once and never ends a training. Secrets and the home directory are taken
 out before anything is written.
 """
 
@@ -33,16 +33,16 @@ _RESERVE_BYTES = 1 << 18
 class RunRecord:
     """Writes what is known so far. ``status`` is running, then finished, failed or interrupted.
 
-    A later command makes stale of a running one whose wrapper is gone. ``complain`` is told once what can't be written.
+    A later command makes stale of a running one whose wrapper is gone. What can't be written goes to ``warn``, once.
     """
 
     def __init__(
-        self, run: RunDirectory, launch: Launch, redactor: Redactor, complain: Callable[[str], None] = lambda _: None
+        self, run: RunDirectory, launch: Launch, redactor: Redactor, warn: Callable[[str], None] = lambda _: None
     ) -> None:
         self._run = run
         self._redactor = redactor
-        self._complain = complain
-        self._complained = False
+        self._warn = warn
+        self._warned = False
         self._record = _first_record(launch)
 
     def begin(self, now: datetime) -> None:
@@ -111,9 +111,9 @@ class RunRecord:
             self._run.write_record(record)
 
     def _could_not(self, name: str, fault: OSError) -> None:
-        if not self._complained:
-            self._complain(f"{name} can't be written: {fault.strerror}; the training goes on")
-        self._complained = True
+        if not self._warned:
+            self._warn(f"{name} can't be written: {fault.strerror}; the training goes on")
+        self._warned = True
 
 
 def _saved(checkpoints: Sequence[SavedCheckpoint], states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Train: start the locked command, watch it, keep every byte, and say truthfully how it ended."""
+"""Train: start the locked command, watch it, keep every byte, and say how it ended."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from spyke_kohya.engine.events import cause_of
 from spyke_kohya.errors import PresetError
+from spyke_kohya.process.stop_signals import StopRequest, stop_signals
 from spyke_kohya.record.redact import Redactor
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.faults import Notice, remedy_for
 from spyke_kohya.run.inspection import SavedCheckpoint
 from spyke_kohya.run.launch import Launch
 from spyke_kohya.run.record import RunRecord
-from spyke_kohya.run.supervision import Ended, Listener, Patience, StopRequest, Supervision, stop_signals
+from spyke_kohya.run.supervision import Ended, Listener, Patience, Supervision
 
 Status = Literal["finished", "failed", "interrupted"]
 
@@ -29,7 +30,7 @@ _DEFAULT_PATIENCE = Patience()
 class Outcome:
     """How a run ended. ``reason`` is empty for a finished one; ``remedy`` may be too.
 
-    ``checkpoints`` are those of this run that can be used, in step order, ``steps`` the last step that was told.
+    ``checkpoints`` are those of this run that can be used, in step order, ``steps`` the last step that was seen.
     ``states`` counts the states on record to go on from. ``crashed``: it trained, and neither a person nor a bad loss
     ended it, so that to go on makes sense.
     """
@@ -65,24 +66,27 @@ def train(
     listen: Listener,
     now: Callable[[], datetime],
     patience: Patience = _DEFAULT_PATIENCE,
-    complain: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
     awake: bool = False,
     stop: StopRequest | None = None,
 ) -> Outcome:
-    """Run the launch to its end. ``listen`` is told every event, and None about twice a second in between.
+    """Run the launch to its end. ``listen`` is called with every event, and with None twice a second in between.
 
     Raises PresetError when the run directory can't be made and EngineError when the command can't be started. However
-    the run ends after that, the outcome says so and is recorded in ``run.json``. ``complain`` is told what can't be
-    recorded; ``awake`` keeps a Mac from sleeping; a signal put into ``stop`` stops the run as if it had been
+    the run ends after that, the outcome says so and is recorded in ``run.json``. ``warn`` is called with what
+    can't be recorded; ``awake`` keeps a Mac from sleeping; a signal put into ``stop`` stops the run as if it had been
     sent. Who calls holds the lock on the output directory.
     """
     run = launch.run.under(launch.root)
     redactor = Redactor(inherited, Path.home())
-    record = RunRecord(run, launch, redactor, complain)
+    record = RunRecord(run, launch, redactor, warn)
     with stop_signals(stop) as stop:
         _begin(launch, run, record, now())
         try:
-            ended = _supervise(launch, record, redactor, inherited, patience, listen, complain, stop, awake)
+            supervision = Supervision(
+                launch, record=record, redactor=redactor, patience=patience, listen=listen, warn=warn, stop=stop
+            )
+            ended = supervision.run(launch.command.environment(inherited), awake=awake)
         except BaseException as fault:  # the engine is ended by now, and the record says why
             record.end(now(), {"status": "failed", "reason": str(fault) or type(fault).__name__})
             raise
@@ -107,40 +111,23 @@ def _begin(launch: Launch, run: RunDirectory, record: RunRecord, now: datetime) 
         ) from fault
 
 
-def _supervise(
-    launch: Launch,
-    record: RunRecord,
-    redactor: Redactor,
-    inherited: Mapping[str, str],
-    patience: Patience,
-    listen: Listener,
-    complain: Callable[[str], None],
-    stop: StopRequest,
-    awake: bool,
-) -> Ended:
-    supervision = Supervision(
-        launch, record=record, redactor=redactor, patience=patience, listen=listen, complain=complain, stop=stop
-    )
-    return supervision.run(launch.command.environment(inherited), awake=awake)
-
-
 def _judge(launch: Launch, run: RunDirectory, ended: Ended) -> Outcome:
-    good = tuple(saved for saved in ended.ledger.fresh if not saved.problem)
+    good = tuple(saved for saved in ended.saved.fresh if not saved.problem)
     stopped = ended.stopped_by and not ended.objection
     reason = f"stopped by {ended.stopped_by.name}" if stopped and ended.stopped_by else _why_failed(launch, ended)
     status: Status = "interrupted" if stopped else "failed" if reason else "finished"
-    trained = ended.watch.step is not None
+    trained = ended.progress.step is not None
     return Outcome(
         status=status,
         reason=reason,
         returncode=ended.returncode,
-        steps=ended.watch.step.step if ended.watch.step else 0,
+        steps=ended.progress.step.step if ended.progress.step else 0,
         duration_s=ended.duration_s,
         checkpoints=tuple(sorted(good, key=lambda saved: saved.step)),
         run=run,
         remedy=_remedy(ended, reason),
-        states=len(ended.ledger.states),
-        crashed=status == "failed" and trained and not ended.objection and ended.watch.first_bad_step is None,
+        states=len(ended.saved.states),
+        crashed=status == "failed" and trained and not ended.objection and ended.progress.first_bad_step is None,
     )
 
 
@@ -150,33 +137,33 @@ def _remedy(ended: Ended, reason: str) -> str:
 
 def _why_failed(launch: Launch, ended: Ended) -> str:
     """Why a run that nobody stopped is no success, or "". Exit code 0 alone proves nothing: NaN and no data exit 0."""
-    watch = ended.watch
-    if watch.first_bad_step is not None:
-        return f"the loss is not a number from step {watch.first_bad_step} on; {_last_good(ended)}"
+    progress = ended.progress
+    if progress.first_bad_step is not None:
+        return f"the loss is not a number from step {progress.first_bad_step} on; {_last_good(ended)}"
     if ended.objection:
         return ended.objection.message if isinstance(ended.objection, Notice) else ended.objection
     cause = cause_of(ended.events)
     if ended.returncode != 0:
         return cause or _ending(ended.returncode)
-    if watch.step is None:
+    if progress.step is None:
         return cause or "the engine ended without training"
     return _what_lacks(launch, ended)
 
 
 def _last_good(ended: Ended) -> str:
-    bad = ended.watch.first_bad_step or 0
-    good = [saved for saved in ended.ledger.checkpoints if not saved.problem and saved.step < bad]
+    bad = ended.progress.first_bad_step or 0
+    good = [saved for saved in ended.saved.checkpoints if not saved.problem and saved.step < bad]
     return f"the last good checkpoint is {good[-1].file}, of step {good[-1].step}" if good else "no checkpoint is good"
 
 
 def _what_lacks(launch: Launch, ended: Ended) -> str:
     """What a run that went to its end did not leave, or left spoiled."""
-    files = {saved.file for saved in ended.ledger.fresh}
-    steps = {saved.step for saved in ended.ledger.fresh if launch.segment}  # its true name may have been taken
+    files = {saved.file for saved in ended.saved.fresh}
+    steps = {saved.step for saved in ended.saved.fresh if launch.segment}  # its true name may have been taken
     missing = [saved.file for saved in launch.checkpoints if saved.file not in files and saved.step not in steps]
     if missing:
         return f"checkpoints are missing: {', '.join(missing)}"
-    spoiled = [f"{saved.file} ({saved.problem})" for saved in ended.ledger.fresh if saved.problem]
+    spoiled = [f"{saved.file} ({saved.problem})" for saved in ended.saved.fresh if saved.problem]
     return f"checkpoints can't be used: {', '.join(spoiled)}" if spoiled else ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,15 @@ from spyke_kohya.engine.events import Event
 from spyke_kohya.errors import PresetError
 from spyke_kohya.record.exclusive import as_it_is
 from spyke_kohya.record.rundir import RunDirectory
-from spyke_kohya.run.progress import Watch
+from spyke_kohya.run.numbering import Numbering
+from spyke_kohya.run.progress import Progress
 
 _CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class RecordedPlan:
-    """What a watch compares the engine's header with, from a run's record."""
+    """What the engine's header is compared with, from a run's record."""
 
     num_train_images: int
     num_reg_images: int
@@ -26,29 +27,35 @@ class RecordedPlan:
     total_steps: int
 
 
-def follow(run: RunDirectory, pause: Callable[[], None]) -> Iterator[tuple[Event | None, Watch]]:
-    """Every event of a run from its beginning, and None whenever there was none; ends when the run has ended.
+def follow(run: RunDirectory, pause: Callable[[], None]) -> Iterator[tuple[Event | None, Progress]]:
+    """Yield every event of a run from its beginning, by its true step, and None whenever there was none.
 
-    ``pause`` waits a moment between two looks. Raises PresetError where no run is recorded.
+    Ends when the run has ended. ``pause`` waits a moment before the console is read again. Raises PresetError where no
+    run is recorded.
     """
     record = _read(run)
     plan = RecordedPlan(**{name: record["plan"][name] for name in RecordedPlan.__dataclass_fields__})
-    parser, watch = ConsoleParser(), Watch(plan, record["target"])
+    numbering, parser, progress = _numbering(record), ConsoleParser(), Progress(plan, record["target"])
     offset, ended = 0, False
     while True:
         data = _next_bytes(run, offset)
         offset += len(data)
         events = parser.feed(data) if data or not ended else parser.finish()
-        for event in events:
-            watch.take(event)
-            yield event, watch
+        for event in map(numbering.true_event, events):
+            progress.handle(event)
+            yield event, progress
         if ended and not data:
             return
         if not data:
             ended = _read(run)["status"] not in ("running", "prepared")
             if not ended:
-                yield None, watch
+                yield None, progress
                 pause()
+
+
+def _numbering(record: Mapping[str, Any]) -> Numbering:
+    plan, resumed = record["plan"], record.get("resumed_from") or {"step": 0}
+    return Numbering(record["output_name"], plan["steps_per_epoch"], plan["total_steps"], resumed["step"])
 
 
 def _next_bytes(run: RunDirectory, offset: int) -> bytes:
