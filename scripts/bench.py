@@ -124,6 +124,7 @@ def _supervision() -> tuple[float, float, int]:
     from spyke_kohya.audit.examine import examine
     from spyke_kohya.engine.release import find_engine
     from spyke_kohya.presets.loading import load
+    from spyke_kohya.record.redact import Redactor
     from spyke_kohya.report.live import Display
     from spyke_kohya.run.launch import prepare_launch
     from spyke_kohya.run.train import train
@@ -139,7 +140,13 @@ def _supervision() -> tuple[float, float, int]:
             examined.loaded, examined.plan, engine, root=PROJECT, now=datetime.now(), inherited=os.environ
         )
         before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        outcome = train(launch, inherited=os.environ, listen=Display(nowhere), now=datetime.now)
+        outcome = train(
+            launch,
+            inherited=os.environ,
+            redactor=Redactor(os.environ, Path.home()),
+            listen=Display(nowhere),
+            now=datetime.now,
+        )
         after, ended = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     if outcome.status != "finished":
         raise SystemExit(f"the demo ended at step {outcome.steps}: {outcome.reason}")

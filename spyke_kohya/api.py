@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from spyke_kohya.rank.directory import HeldoutResult, TrainingResult
     from spyke_kohya.rank.result import Evidence, HeldoutRanking
     from spyke_kohya.record.runs import Deletable
-    from spyke_kohya.repeat.comparison import Difference
+    from spyke_kohya.repeat.inputs import Difference
     from spyke_kohya.report.overview import RunSummary
     from spyke_kohya.run.faults import Notice
     from spyke_kohya.run.launch import Launch

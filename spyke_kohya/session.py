@@ -276,7 +276,7 @@ class Session:
         from spyke_kohya.evaluate.recorded_run import read_recorded_run
         from spyke_kohya.rank.checkpoints import OVERWRITTEN
         from spyke_kohya.rank.directory import rank_heldout
-        from spyke_kohya.report.heldout_table import cost_text, forecast_text
+        from spyke_kohya.report.plain_text import cost_text, forecast_text
 
         subject = read_recorded_run(run, name)
         found = replace(self, root=subject.root).find_engine(None, engine or subject.engine_dir)
@@ -302,7 +302,7 @@ class Session:
         from spyke_kohya.evaluate.recorded_run import read_recorded_run
         from spyke_kohya.evaluate.samples import lay_out, render
         from spyke_kohya.rank.directory import rank_best
-        from spyke_kohya.report.contact_sheet import write_contact_sheet
+        from spyke_kohya.report.drawings import write_contact_sheet
 
         subject = read_recorded_run(run, name)
         found = replace(self, root=subject.root).find_engine(None, engine or subject.engine_dir)
@@ -330,7 +330,7 @@ class Session:
         story = read_story(directory, losses=losses, planned=planned, preset=examined)
         texts = {"report.html": report_html(story), "summary.md": summary_markdown(story)}
         for name, text in texts.items():
-            (story.folder / name).write_text(text, encoding="utf-8")
+            _write(story.folder / name, text)
         return [story.folder / name for name in texts]
 
     def lock(self, examined: Examination, engine: Engine) -> dict[str, Any]:
@@ -352,11 +352,10 @@ class Session:
 
     def write_lock(self, loaded: Loaded, engine: Path | None = None) -> Path:
         """Record all that decides how a training preset trains; return the file."""
-        from spyke_kohya.files import write_whole
-        from spyke_kohya.repeat.lock import lock_path, lock_text
+        from spyke_kohya.repeat.lock import lock_path, write_lock
 
         path = lock_path(loaded)
-        write_whole(path, lock_text(self.lock(self.examine(loaded), self.find_engine(loaded, engine))))
+        write_lock(path, self.lock(self.examine(loaded), self.find_engine(loaded, engine)))
         return path
 
     def check_lock(self, loaded: Loaded, engine: Path | None = None) -> list[Finding]:
@@ -391,6 +390,7 @@ class Session:
         return loaded.training.samples
 
     def _run(self, launch: Launch, *, display: Display, patience: Patience | None, stop: StopRequest | None) -> Outcome:
+        from spyke_kohya.record.redact import Redactor
         from spyke_kohya.run.supervision import Patience
         from spyke_kohya.run.train import train
 
@@ -401,6 +401,7 @@ class Session:
             return train(
                 launch,
                 inherited=self.environment,
+                redactor=Redactor(self.environment, self.home),
                 listen=listen,
                 now=datetime.now,
                 patience=patience or Patience(),
@@ -451,3 +452,13 @@ def _engine_drift(request: Request, engine: Engine) -> Iterable[Finding]:
     from spyke_kohya.repeat.replay import engine_drift
 
     return engine_drift(request.recorded_engine, engine) if request.recorded_engine and not request.lock else []
+
+
+def _write(file: Path, text: str) -> None:
+    from spyke_kohya.files import write_whole
+
+    try:
+        write_whole(file, text.encode(errors="backslashreplace"))
+    except OSError as fault:
+        remedy = "move away what has this name, make room, or give yourself the right to write there"
+        raise UsageError(f"{file.name} can't be written: {fault.strerror}", where=str(file), remedy=remedy) from fault

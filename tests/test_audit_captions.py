@@ -13,7 +13,7 @@ from spyke_kohya.audit.examine import Means, examine
 from spyke_kohya.audit.tags import tag_tables
 from spyke_kohya.formats.clip_tokens import TokenCounter, read_token_counter, tokenizer_directories
 from spyke_kohya.presets.loading import load
-from spyke_kohya.report.tag_table import tag_table_text
+from spyke_kohya.report.plain_text import tag_table_text
 
 
 @pytest.fixture

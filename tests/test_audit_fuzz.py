@@ -15,7 +15,7 @@ from workplace import make_workplace
 from spyke_kohya.audit.examine import Means, examine
 from spyke_kohya.dataset.picture_cache import PictureCache
 from spyke_kohya.presets.loading import load
-from spyke_kohya.report.findings_text import findings_text
+from spyke_kohya.report.plain_text import findings_text
 
 MEANS = Means(look=lambda paths: PictureCache(None).look(paths, lambda count: lambda done: None), memory_bytes=1)
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,7 +15,9 @@ from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.paired import PairedRows
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate, HeldoutRanking
-from spyke_kohya.report.heldout_table import heldout_table, write_heldout_png
+from spyke_kohya.report.chart import heldout_figure
+from spyke_kohya.report.drawings import write_heldout_png
+from spyke_kohya.report.heldout_table import heldout_table
 
 STEPS = tuple(range(200, 2001, 200))
 U = 1 - 0.05 + 0.05 * ((np.array(STEPS) - 1000) / 1000) ** 2
@@ -202,6 +204,13 @@ def test_the_table_fits_and_the_picture_is_one(tmp_path):
     assert "1000" in text
     write_heldout_png(tmp_path / "a.png", ranking, "a run")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_marks_the_lowest_and_the_tied_where_anything_is_ranked_at_all():
+    ranked, memorised = (json.dumps(heldout_figure(judged(*sets))) for sets in ([measured(U)], [None, measured(U)]))
+    assert "lowest (step 800)" in ranked
+    assert "tied with the lowest" in ranked
+    assert "lowest" not in memorised
 
 
 @pytest.mark.parametrize("pictures", [4, 8, 16])

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from spyke_kohya.engine.events import CheckpointAnnounced, DeviceReported, EngineWarning, Header, Step
-from spyke_kohya.report.durations import duration
 from spyke_kohya.report.live import Display, decoding_display, notice_of, state_line
+from spyke_kohya.report.plain_text import duration
 from spyke_kohya.run.progress import Progress
 
 PLAN = SimpleNamespace(num_train_images=230, num_reg_images=100, batches_per_epoch=460, total_steps=1840)

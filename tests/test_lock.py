@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from spyke_kohya.engine.release import Engine
-from spyke_kohya.repeat.lock import Surroundings, _hashes, drift, tree_of
+from spyke_kohya.errors import PresetError
+from spyke_kohya.repeat.inputs import changed
+from spyke_kohya.repeat.lock import Surroundings, _hashes, drift, read_lock, tree_of
 from tests.commands import spyke
 from tests.small_training import write_training
 
@@ -89,6 +92,67 @@ def test_another_package_in_the_engine_s_python_is_drift(work):
     assert "[engine.drifted] torch was 1.0, is " in told
 
 
+PARTS = ("preset", "dataset", "options", "engine", "base_model", "images", "captions", "plan")
+WRONG_SHAPES = [
+    *((part, f"{part}: Field", lambda lock, gone=part: {k: lock[k] for k in lock if k != gone}) for part in PARTS),
+    ("engine true", "engine: ", lambda lock: lock | {"engine": True}),
+    ("images 0", "images: ", lambda lock: lock | {"images": 0}),
+    ("packages []", "engine.packages: ", lambda lock: lock | {"engine": lock["engine"] | {"packages": []}}),
+    ("a list", "no whole lock", lambda lock: []),
+    ("another version", "lock_version: ", lambda lock: lock | {"lock_version": 2}),
+]  # fmt: skip
+
+
+def test_a_lock_of_the_wrong_shape_is_refused_with_its_part_by_name(work):
+    path = work / "presets/small.lock"
+    whole = json.loads(path.read_text())
+    for name, words, change_lock in WRONG_SHAPES:
+        path.write_text(json.dumps(change_lock(whole)))
+        with pytest.raises(PresetError) as fault:
+            read_lock(path)
+        assert (name, words in fault.value.what, "spyke-kohya lock PRESET" in fault.value.remedy) == (name, True, True)
+    for content in (b"", b"{", b"[" * 100_000, b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(PresetError, match="can't be read"):
+            read_lock(path)
+    done = spyke("train", "small", "--locked", cwd=work)
+    assert (done.returncode, "lock the preset again" in done.stderr) == (3, True)
+
+
+def test_options_that_were_changed_in_the_lock_are_drift(work):
+    lock = work / "presets/small.lock"
+    locked = json.loads(lock.read_text())
+    locked["options"] = [option for option in locked["options"] if "=" in option] + ["--lowram"]
+    lock.write_text(json.dumps(locked))
+    done = spyke("lock", "small", "--check", cwd=work)
+    assert (done.returncode, "[preset.drifted] --lowram was " in " ".join(done.stderr.split())) == (3, True)
+
+
+def test_a_picture_whose_name_is_no_text_can_be_locked(work):
+    for suffix in (b".png", b".txt"):
+        source = os.fsencode(work / "train/1_spyke/0") + suffix
+        Path(os.fsdecode(os.fsencode(work / "train/1_spyke") + b"/\xff" + suffix)).write_bytes(
+            Path(os.fsdecode(source)).read_bytes()
+        )
+    done = spyke("lock", "small", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert spyke("lock", "small", "--check", cwd=work).returncode == 0
+
+
+def test_a_lock_on_a_full_disk_is_the_old_one_and_says_so(work):
+    before = (work / "presets/small.lock").read_bytes()
+    change(work / "presets/small.toml", "seed = 42", "seed = 43")
+    done = spyke("lock", "small", cwd=work, most_bytes=1000)
+    assert (done.returncode, "the lock can't be written" in done.stderr) == (3, True)
+    assert (work / "presets/small.lock").read_bytes() == before
+
+
+def test_the_words_for_a_changed_value_are_those_for_an_absent_one_too():
+    found = changed({"a": {"b": 1, "c": [1, {"d": "x"}]}, "e": None}, {"a": {"b": 2, "c": [1, {"d": ""}]}, "f": True})
+    assert list(map(str, found)) == ["a.b was 1, is 2", 'a.c[1].d was x, is ""', "f was not there, is true"]
+    assert changed({"a": {}}, {"a": {}}) == []
+
+
 def test_without_a_lock_a_locked_training_says_how_to_make_one(work):
     (work / "presets/small.lock").unlink()
     done = spyke("train", "small", "--locked", cwd=work)
@@ -98,7 +162,15 @@ def test_without_a_lock_a_locked_training_says_how_to_make_one(work):
 
 def test_many_drifted_files_are_counted_and_not_all_listed():
     engine = {"commit": None, "tree": "clean", "packages": {}}
-    values = {"engine": engine, "preset": {}, "dataset": {}, "base_model": {}, "plan": {}, "captions": {}}
+    values = {
+        "engine": engine,
+        "preset": {},
+        "dataset": {},
+        "base_model": {},
+        "plan": {},
+        "captions": {},
+        "options": [],
+    }
     found = drift(values | {"images": {}}, values | {"images": {f"{n:05d}.png": "x" for n in range(5000)}}, "x.lock")
     assert len(found) == 11
     assert found[-1].message == "this image is new since the lock, as are 4989 more"

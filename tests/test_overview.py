@@ -87,6 +87,12 @@ def test_a_comparison_has_a_picture_of_both(runs):
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours
 
 
+def test_a_picture_that_cannot_be_written_is_said(tmp_path, runs):
+    for words in (["runs", *runs], ["rank", runs[0]]):
+        done = spyke(*words, "--png", tmp_path / "nowhere" / "x.png")
+        assert (done.returncode, "--png FILE" in done.stderr) == (2, True), done.stderr
+
+
 def test_comparing_with_what_is_no_run_is_refused(tmp_path, runs):
     assert spyke("runs", runs[0], tmp_path).returncode == 3
     assert spyke("runs", runs[0], runs[1], tmp_path).returncode == 2

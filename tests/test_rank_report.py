@@ -15,8 +15,8 @@ from rich.console import Console
 from spyke_kohya.rank.losses import LossCurve, read_losses_csv
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate, TrainingRanking
-from spyke_kohya.report.picture import write_ranking_png
-from spyke_kohya.report.text import loss_chart, ranking_table, ranking_view
+from spyke_kohya.report.drawings import write_ranking_png
+from spyke_kohya.report.text import ranking_table, ranking_view, terminal_chart
 
 RECORD = Path(__file__).parent / "data" / "curves" / "seed_spyke_plasma_v1.csv"
 
@@ -80,7 +80,7 @@ def test_cumulative_means_are_shown_with_the_means_between_checkpoints(curve):
 
 
 def test_the_chart_marks_the_minimum_the_tied_and_the_others(curve, record):
-    chart = loss_chart(curve, record, 80, 20)
+    chart = terminal_chart(curve, record, 80)
     lines = chart.splitlines()
     assert len(lines) == 20
     assert max(columns(line) for line in lines) <= 80
@@ -90,20 +90,16 @@ def test_the_chart_marks_the_minimum_the_tied_and_the_others(curve, record):
     assert "\x1b" not in chart
 
 
-def test_the_chart_may_be_in_colour(curve, record):
-    assert "\x1b[" in loss_chart(curve, record, 80, 20, colour=True)
-
-
 def test_two_charts_do_not_share_their_curves(curve, record):
-    first = loss_chart(curve, record)
-    loss_chart(curve, rank(curve, [Candidate(1800)]))
-    assert loss_chart(curve, record) == first
+    first = terminal_chart(curve, record)
+    terminal_chart(curve, rank(curve, [Candidate(1800)]))
+    assert terminal_chart(curve, record) == first
 
 
 @pytest.mark.parametrize("steps", [[1840], [1800, 1840]])
 def test_few_checkpoints_make_a_chart_and_a_picture_too(curve, steps, tmp_path):
     ranking = rank(curve, [Candidate(step) for step in steps])
-    assert "▼" in loss_chart(curve, ranking)
+    assert "▼" in terminal_chart(curve, ranking)
     write_ranking_png(tmp_path / "ranking.png", curve, ranking)
     assert (tmp_path / "ranking.png").stat().st_size > 10_000
 
@@ -120,6 +116,6 @@ def test_the_picture_is_a_wide_png_with_ink_on_it(curve, record, tmp_path):
 def test_twenty_thousand_steps_are_drawn_with_their_losses(every_step, tmp_path):
     ranking = rank(every_step, [Candidate(step) for step in range(2000, 20_001, 2000)])
     assert "centred" in ranking_table(ranking)
-    assert "▼" in loss_chart(every_step, ranking)
+    assert "▼" in terminal_chart(every_step, ranking)
     write_ranking_png(tmp_path / "ranking.png", every_step, ranking)
     assert (tmp_path / "ranking.png").is_file()

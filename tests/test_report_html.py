@@ -18,7 +18,8 @@ from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate
 from spyke_kohya.record.record import parse_record
-from spyke_kohya.report.chart import MOST_POINTS, decimated, loss_chart
+from spyke_kohya.report.chart import loss_figure
+from spyke_kohya.report.curves import MOST_POINTS, thinned
 from spyke_kohya.report.data import TagTable, read_story
 from spyke_kohya.report.deviations import deviations
 from spyke_kohya.report.html import report_html
@@ -103,15 +104,15 @@ def test_a_million_steps_become_a_page_that_stays_small():
     steps = np.arange(1, len(losses) + 1)
     curve = LossCurve(steps, np.convolve(losses, np.ones(460) / 460)[: len(losses)], losses, 460)
     started = time.perf_counter()
-    item = json.dumps(loss_chart(curve, rank(curve, [Candidate(step) for step in range(50_000, 1_000_001, 50_000)])))
+    item = json.dumps(loss_figure(curve, rank(curve, [Candidate(step) for step in range(50_000, 1_000_001, 50_000)])))
     assert time.perf_counter() - started < 5
     assert len(item) < 500_000
 
 
 @pytest.mark.parametrize("count", [1, 2, MOST_POINTS, MOST_POINTS + 1, 123_457])
-def test_decimation_keeps_the_ends_the_lowest_and_the_highest(count):
+def test_thinning_keeps_the_ends_the_lowest_and_the_highest(count):
     values = np.random.default_rng(count).normal(size=count)
-    kept = decimated(values)
+    kept = thinned(values)
     assert len(kept) <= MOST_POINTS
     assert (np.diff(kept) > 0).all()
     assert {0, count - 1, int(values.argmin()), int(values.argmax())} <= set(kept.tolist())
@@ -124,6 +125,36 @@ def test_samples_are_part_of_the_page(run):
     text = report_html(read_story(run))
     assert text.count("data:image/webp;base64,") == 1
     assert "spyke_000040_00_20260220.png" in text
+
+
+@pytest.mark.parametrize("rest", [0, 4, 30, 60])
+def test_a_picture_that_was_cut_short_is_named_and_the_others_are_shown(run, rest):
+    """A run that is killed while it samples leaves one; the contact sheet may be such a picture too."""
+    samples = run.parents[1] / "sample"
+    samples.mkdir()
+    Image.new("RGB", (64, 64), "red").save(samples / "spyke_000040_00_20260220.png")
+    whole = (samples / "spyke_000040_00_20260220.png").read_bytes()
+    for cut in (samples / "spyke_000060_00_20260220.png", run / "samples.png"):
+        cut.write_bytes(whole[:rest])
+    done = spyke("report", run)
+    assert done.returncode == 0, done.stderr
+    text = (run / "report.html").read_text()
+    assert text.count("data:image/webp;base64,") == 1
+    assert "spyke_000060_00_20260220.png can&#39;t be read" in text
+    assert "samples.png can&#39;t be read" in text
+
+
+@pytest.mark.parametrize("name", ["report.html", "summary.md"])
+def test_a_report_that_cannot_be_written_is_said(run, name):
+    (run / name).mkdir()
+    done = spyke("report", run)
+    assert (done.returncode, name in done.stderr, "move" in done.stderr) == (2, True, True)
+
+
+def test_a_report_on_a_full_disk_leaves_the_old_one(run):
+    (run / "report.html").write_text("old")
+    assert spyke("report", run, most_bytes=10_000).returncode == 2
+    assert (run / "report.html").read_text() == "old"
 
 
 def test_a_run_without_losses_still_has_a_page(run):

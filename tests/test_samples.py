@@ -17,7 +17,7 @@ from spyke_kohya.presets.training import Samples
 from spyke_kohya.rank.result import Candidate
 from spyke_kohya.record.record import Record
 from spyke_kohya.record.rundir import RunDirectory
-from spyke_kohya.report.contact_sheet import write_contact_sheet
+from spyke_kohya.report.drawings import write_contact_sheet
 
 PROMPTS = {"alone in a forest": "spyke, forest", "a new pose": "spyke, jumping"}
 

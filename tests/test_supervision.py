@@ -2,11 +2,13 @@
 
 import signal
 from datetime import datetime
+from pathlib import Path
 
 from test_train import launch_of
 from workplace import TRANSCRIPTS, make_workplace
 
 from spyke_kohya.process.stop_signals import StopRequest
+from spyke_kohya.record.redact import Redactor
 from spyke_kohya.run import lossfile
 from spyke_kohya.run.train import train
 
@@ -27,5 +29,12 @@ def test_the_losses_are_written_while_the_engine_is_silent(tmp_path, monkeypatch
             if losses.exists() or len(seen) > 5:
                 stop.signals.append(signal.SIGINT)
 
-    train(launch_of(place, inherited), inherited=inherited, listen=listen, now=datetime.now, stop=stop)
+    train(
+        launch_of(place, inherited),
+        inherited=inherited,
+        redactor=Redactor(inherited, Path.home()),
+        listen=listen,
+        now=datetime.now,
+        stop=stop,
+    )
     assert seen[-1], "the losses were not written while the engine was silent"

@@ -16,6 +16,7 @@ from spyke_kohya.audit.examine import examine
 from spyke_kohya.engine.events import Step
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.presets.loading import load
+from spyke_kohya.record.redact import Redactor
 from spyke_kohya.run.launch import prepare_launch
 from spyke_kohya.run.supervision import Patience
 from spyke_kohya.run.train import train
@@ -38,7 +39,14 @@ def launch_of(place, inherited):
 
 def run(place, scenario="", listen=lambda event, progress: None, patience=DEFAULT, **more):
     inherited = place.environment(FAKE_SCENARIO=scenario, FAKE_READY=str(place.root / "ready"), **more)
-    return train(launch_of(place, inherited), inherited=inherited, listen=listen, now=datetime.now, patience=patience)
+    return train(
+        launch_of(place, inherited),
+        inherited=inherited,
+        redactor=Redactor(inherited, Path.home()),
+        listen=listen,
+        now=datetime.now,
+        patience=patience,
+    )
 
 
 def wait_for(file: Path, process: subprocess.Popen) -> str:

@@ -35,7 +35,7 @@ from spyke_kohya.cli import (  # noqa: F401 - importing them adds their commands
 from spyke_kohya.cli.group import COMPLETE, cli
 from spyke_kohya.cli.terminal import print_json, redactor, say, say_findings
 from spyke_kohya.errors import Interrupted, SpykeError, UsageError
-from spyke_kohya.report.findings_text import fault_text
+from spyke_kohya.report.plain_text import fault_text
 
 
 def main() -> NoReturn:

@@ -27,8 +27,8 @@ def evaluate(
     RUN is a run directory, or an output directory, whose newest run is taken. What is measured already is not measured
     again, so an interrupted evaluation goes on where it stopped.
     """
-    from spyke_kohya.report.heldout_table import progress_text
     from spyke_kohya.report.live import Display
+    from spyke_kohya.report.plain_text import progress_text
 
     with Display(sys.stderr, at_once=True) as display:
         result = open_session(Path()).evaluate(

@@ -29,7 +29,7 @@ def plan(
     as_json: bool,
 ) -> None:
     """Exactly what sd-scripts will do: images, buckets, batches, steps, checkpoints, disk."""
-    from spyke_kohya.report.plan_text import plan_text
+    from spyke_kohya.report.plain_text import plan_text
 
     completed = {"max_train_epochs": epochs, "gradient_accumulation_steps": gradient_accumulation_steps}
     options = {name: value for name, value in completed.items() if value is not None}

@@ -9,7 +9,6 @@ import click
 
 from spyke_kohya.cli.group import FILE, JSON, cli
 from spyke_kohya.cli.terminal import print_json, say, terminal_width
-from spyke_kohya.errors import UsageError
 
 if TYPE_CHECKING:
     from spyke_kohya.rank.directory import HeldoutResult, TrainingResult
@@ -57,7 +56,7 @@ def rank(
 def show_ranking(result: TrainingResult | HeldoutResult, png: Path | None) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
     from spyke_kohya.report.heldout_table import heldout_table
-    from spyke_kohya.report.text import loss_chart, ranking_table
+    from spyke_kohya.report.text import ranking_table, terminal_chart
 
     for problem in result.problems:
         say(f"not read: {problem}")
@@ -66,7 +65,7 @@ def show_ranking(result: TrainingResult | HeldoutResult, png: Path | None) -> No
         click.echo(heldout_table(result.ranking, width, result.title))
         picture = png or result.run_dir / "evaluation.png"
     else:
-        click.echo(loss_chart(result.curve, result.ranking, width))
+        click.echo(terminal_chart(result.curve, result.ranking, width))
         click.echo(ranking_table(result.ranking, width, result.title))
         picture = png or (result.run_dir or result.directory) / "ranking.png"
     _write_png(result, picture)
@@ -75,16 +74,9 @@ def show_ranking(result: TrainingResult | HeldoutResult, png: Path | None) -> No
 
 def _write_png(result: TrainingResult | HeldoutResult, picture: Path) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
+    from spyke_kohya.report.drawings import write_heldout_png, write_ranking_png
 
-    try:
-        if isinstance(result, HeldoutResult):
-            from spyke_kohya.report.heldout_table import write_heldout_png
-
-            write_heldout_png(picture, result.ranking, result.title)
-        else:
-            from spyke_kohya.report.picture import write_ranking_png
-
-            write_ranking_png(picture, result.curve, result.ranking, result.title)
-    except OSError as fault:
-        message = f"the picture can't be written: {fault.strerror}"
-        raise UsageError(message, where=str(picture), remedy="name another place with --png FILE") from fault
+    if isinstance(result, HeldoutResult):
+        write_heldout_png(picture, result.ranking, result.title)
+    else:
+        write_ranking_png(picture, result.curve, result.ranking, result.title)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spyke_kohya.findings import Finding
-from spyke_kohya.report.findings_text import findings_text
+from spyke_kohya.report.plain_text import findings_text
 
 if TYPE_CHECKING:
     from spyke_kohya.record.redact import Redactor

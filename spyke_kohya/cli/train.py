@@ -106,6 +106,6 @@ def _fault_of(launch: Launch, outcome: Outcome, as_json: bool) -> SpykeError | N
 
 
 def _steps_text(outcome: Outcome) -> str:
-    from spyke_kohya.report.durations import duration
+    from spyke_kohya.report.plain_text import duration
 
     return f"{outcome.steps} steps in {duration(outcome.duration_s)}"

@@ -13,7 +13,7 @@ from spyke_kohya.cli.group import JSON, PICKLE, ROOT, SET, STRICT, cli, preset_n
 from spyke_kohya.cli.terminal import open_session, print_json
 from spyke_kohya.errors import UsageError, exit_code_of
 from spyke_kohya.findings import count_text
-from spyke_kohya.report.findings_text import findings_text
+from spyke_kohya.report.plain_text import findings_text
 
 if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
@@ -91,7 +91,7 @@ def _base_hash(examined: Examination, root: Path) -> dict[str, str | None]:
 
 def _show_tags(examined: Examination) -> None:
     from spyke_kohya.audit.tags import tag_tables
-    from spyke_kohya.report.tag_table import tag_table_text
+    from spyke_kohya.report.plain_text import tag_table_text
 
     for table in tag_tables(examined.scan, examined.captions) if examined.scan else []:
         click.echo(f"\n{tag_table_text(table)}")

@@ -1,6 +1,6 @@
 """Pictures to judge by: the tied checkpoints and the base, with the same prompts and seeds, by sd-scripts' gen_img.py.
 
-It decides what is rendered and has it rendered; the contact sheet is laid out in ``report/contact_sheet.py``.
+It decides what is rendered and has it rendered; the contact sheet is laid out in ``report/drawings.py``.
 """
 
 from __future__ import annotations

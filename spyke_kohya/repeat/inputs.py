@@ -1,16 +1,18 @@
-"""What a run depends on, as hashes: a resumed run must go on with the same images, captions, engine and base model."""
+"""What decides a training, as hashes, and what of it changed: for a resumed run, a locked and a repeated one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spyke_kohya.dataset.scan import Scan, read_captions
 from spyke_kohya.engine.command import expand_home
 from spyke_kohya.engine.release import Engine
+from spyke_kohya.files import sha256_of
 from spyke_kohya.presets.loading import Loaded
 
 _MB = 1 << 20
@@ -26,8 +28,29 @@ PARTS: Mapping[str, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A value by its dotted key, in which two trainings differ; None where it isn't set."""
+
+    key: str
+    first: object
+    second: object
+
+    def __str__(self) -> str:
+        return f"{self.key} was {_shown(self.first)}, is {_shown(self.second)}"
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Return all in which two nested documents differ, by dotted key: ``train_network.seed``."""
+    first, second = dict(_flattened(before)), dict(_flattened(now))
+    keys = sorted(first.keys() | second.keys())
+    return [Difference(key, first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)]
+
+
 def identify(loaded: Loaded, found: Scan, engine: Engine, root: Path) -> dict[str, str]:
-    """SHA-256 of each part. Images count by path, size in bytes and time of change, captions by their words.
+    """Return the SHA-256 of each part, found quickly.
+
+    Images count by path, size in bytes and time of change, captions by their words.
 
     Of a base model's files, which have gigabytes, the size and the first and last megabyte count: time enough to read
     that and no more before every launch.
@@ -35,24 +58,54 @@ def identify(loaded: Loaded, found: Scan, engine: Engine, root: Path) -> dict[st
     preset = loaded.training
     assert preset is not None
     settings = {name: value for name, value in preset.effective_options.items() if value is not None}
-    base = root / str(expand_home("pretrained_model_name_or_path", settings["pretrained_model_name_or_path"]))
+    base = base_path(str(settings["pretrained_model_name_or_path"]), root)
     return {
         "settings": _sha256([json.dumps([settings, preset.launch.target], sort_keys=True)]),
         "dataset": _sha256([json.dumps(loaded.dataset_document, sort_keys=True, default=str)]),
         "images": _sha256(_file_line(root / image.path, image.path) for _, image in found.images()),
         "captions": _sha256(json.dumps([one.image, one.text, one.problem]) for one in read_captions(found)),
-        "engine": engine.commit or _sha256([_content(engine.script, whole=True)]),
-        "base_model": _sha256(_content(file) for file in _files_of(base)),
+        "engine": engine.commit
+        or _sha256([f"{engine.script.name} {engine.script.stat().st_size} {sha256_of(engine.script)}"]),
+        "base_model": _sha256([_ends(file) for file in files_of(base)] or [str(base)]),
     }
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
-    """What is not as it was, in a person's words; a part that was not recorded says nothing."""
-    return [words for part, words in PARTS.items() if before.get(part) not in (None, now[part])]
+    """Return the parts that are not as they were, in a person's words; a part that was not recorded says nothing."""
+    return [PARTS[one.key] for one in changed(before, now) if one.key in PARTS and one.first is not None]
 
 
-def _files_of(base: Path) -> list[Path]:
-    return sorted(file for file in base.rglob("*") if file.is_file()) if base.is_dir() else [base]
+def engine_parts(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an engine's parts by what a person calls them; a run's record has no tree."""
+    tree = {"the tree of sd-scripts": engine["tree"]} if "tree" in engine else {}
+    return {"sd-scripts": engine.get("commit"), **tree, **engine.get("packages", {})}
+
+
+def base_path(name: str, root: Path) -> Path:
+    """Return where a base model is if it is a file or a folder, and no name on a hub."""
+    return root / str(expand_home("pretrained_model_name_or_path", name))
+
+
+def files_of(base: Path) -> list[Path]:
+    """Return a base model's files: the file itself, or all below a diffusers folder; none for a name on a hub."""
+    return sorted(file for file in (base.rglob("*") if base.is_dir() else [base]) if file.is_file())
+
+
+def _flattened(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _flattened(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        for index, item in enumerate(value):
+            yield from _flattened(item, f"{key}[{index}]")
+    else:
+        yield key, value
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "not there"
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
 def _file_line(file: Path, name: str) -> str:
@@ -63,13 +116,13 @@ def _file_line(file: Path, name: str) -> str:
     return f"{name} {stat.st_size} {stat.st_mtime_ns}"
 
 
-def _content(file: Path, *, whole: bool = False) -> str:
-    """A file by its size and its ends, or by all of it; a name on a hub is no file, and stands for itself."""
+def _ends(file: Path) -> str:
+    """Return a file as its size and the hash of its first and last megabyte; what can't be read stands for itself."""
     try:
         with file.open("rb") as stream:
             size = file.stat().st_size
-            digest = hashlib.sha256(stream.read() if whole else stream.read(_MB))
-            if not whole and size > 2 * _MB:
+            digest = hashlib.sha256(stream.read(_MB))
+            if size > 2 * _MB:
                 stream.seek(-_MB, 2)
                 digest.update(stream.read())
     except OSError:

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from spyke_kohya.dataset.scan import Scan, read_captions
-from spyke_kohya.engine.command import expand_home
 from spyke_kohya.engine.options import option_arguments
 from spyke_kohya.engine.packages import recorded_versions
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import EngineError, PresetError
+from spyke_kohya.files import sha256_of, write_whole
 from spyke_kohya.findings import Finding, error
 from spyke_kohya.plan.plan import Plan
 from spyke_kohya.presets.loading import Loaded
 from spyke_kohya.process.engine_process import ask
+from spyke_kohya.repeat.inputs import Difference, base_path, changed, engine_parts, files_of
 
 LOCK_VERSION = 1
 _SHOWN = 10
@@ -31,6 +34,30 @@ _NOT_TRAINING = {"dataset", "deploy", "evaluate", "samples"}  # the dataset pres
 
 Tree = Literal["clean", "changed", "unknown"]
 Document = dict[str, Any]
+
+
+class _Engine(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    commit: str | None
+    tree: str
+    packages: dict[str, str]
+
+
+class _Lock(BaseModel):
+    """The shape of a lock, which a person or a merge may have changed."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    lock_version: Literal[1]
+    preset: dict[str, Any]
+    dataset: dict[str, Any]
+    options: list[str]
+    engine: _Engine
+    base_model: dict[str, str]
+    images: dict[str, str]
+    captions: dict[str, str]
+    plan: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,35 +96,52 @@ def make_lock(loaded: Loaded, plan: Plan, found: Scan, engine: Engine, around: S
 
 
 def lock_text(lock: Document) -> str:
-    """The lock in its one form: the same lock is the same text."""
-    return json.dumps(lock, indent=2, sort_keys=True, ensure_ascii=False, default=str) + "\n"
+    """Return the lock in its one form: the same lock is the same text. Names that are no UTF-8 are escaped."""
+    text = json.dumps(lock, indent=2, sort_keys=True, ensure_ascii=False, default=str) + "\n"
+    return text.encode(errors="backslashreplace").decode()
+
+
+def write_lock(path: Path, lock: Document) -> None:
+    """Write the lock, whole or not at all. Raises PresetError."""
+    try:
+        write_whole(path, lock_text(lock))
+    except OSError as fault:
+        remedy = "make room, or give yourself the right to write there"
+        raise PresetError(f"the lock can't be written: {fault.strerror}", where=str(path), remedy=remedy) from fault
 
 
 def read_lock(path: Path) -> Document:
-    """A lock that was written before. Raises PresetError."""
+    """Read a lock that was written before. Raises PresetError where a part of it is missing or of another type."""
+    remedy = "lock the preset again: spyke-kohya lock PRESET"
     try:
-        lock = json.loads(path.read_text(encoding="utf-8"))
+        lock: Document = json.loads(path.read_bytes())
+        _Lock.model_validate(lock)
     except FileNotFoundError as fault:
-        remedy = "lock the preset: spyke-kohya lock PRESET"
-        raise PresetError("there is no lock", where=str(path), remedy=remedy) from fault
-    except ValueError as fault:
         raise PresetError(
-            f"the lock can't be read: {fault}", where=str(path), remedy="lock the preset again"
+            "there is no lock", where=str(path), remedy="lock the preset: spyke-kohya lock PRESET"
         ) from fault
-    if not isinstance(lock, dict) or lock.get("lock_version") != LOCK_VERSION:
-        raise PresetError("this is no lock of this version", where=str(path), remedy="lock the preset again")
+    except ValidationError as fault:
+        faults = (f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg']}" for one in fault.errors())
+        raise PresetError(f"this is no whole lock: {'; '.join(faults)}", where=str(path), remedy=remedy) from fault
+    except (OSError, ValueError, RecursionError) as fault:
+        raise PresetError(f"the lock can't be read: {fault}", where=str(path), remedy=remedy) from fault
     return lock
 
 
 def drift(locked: Document, now: Document, where: str) -> list[Finding]:
-    """All that differs from the lock, each an error; empty where a training would be the same."""
+    """Return all that differs from the lock, each an error; nothing where a training would be the same."""
     now = json.loads(lock_text(now))  # as it would be read back
     remedy = "undo the change, or lock the preset again"
+    parts = (("preset", ""), ("dataset", "dataset preset: "), ("base_model", "base model: "), ("plan", "plan: "))
+    values = [f"{prefix}{one}" for part, prefix in parts for one in changed(locked[part], now[part])]
+    engine = changed(engine_parts(locked["engine"]), engine_parts(now["engine"]))
+    # the preset's values become the options: one of them alone differs where the lock itself was changed
+    options = [] if values else changed(_by_name(locked["options"]), _by_name(now["options"]))
     return [
-        *(error("preset.drifted", where, told, remedy) for told in _value_drift(locked, now)),
-        *(error("engine.drifted", where, told, remedy) for told in _engine_drift(locked["engine"], now["engine"])),
-        *_file_drift("images.drifted", "image", locked["images"], now["images"], remedy),
-        *_file_drift("captions.drifted", "caption", locked["captions"], now["captions"], remedy),
+        *(error("preset.drifted", where, words, remedy) for words in (*values, *map(str, options))),
+        *(error("engine.drifted", where, str(one), remedy) for one in engine),
+        *_file_drift("images.drifted", "image", changed(locked["images"], now["images"]), remedy),
+        *_file_drift("captions.drifted", "caption", changed(locked["captions"], now["captions"]), remedy),
     ]
 
 
@@ -115,15 +159,6 @@ def tree_of(engine: Engine, inherited: Mapping[str, str]) -> Tree:
     return "changed" if answer.stdout.strip() else "clean"
 
 
-def sha256_of(path: Path) -> str:
-    """The hash of a file, or why there is none."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as fault:
-        return f"unreadable: {fault.strerror}"
-
-
 def _image_paths(found: Scan) -> Iterator[str]:
     return (image.path for _, image in found.images())
 
@@ -134,9 +169,20 @@ def _caption_paths(found: Scan) -> Iterator[str]:
 
 def _hashes(paths: Iterator[str], around: Surroundings) -> dict[str, str]:
     listed = sorted(set(paths))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        hashes = pool.map(lambda path: sha256_of(around.root / path), listed)
+    hashes = _hash_all(around.root / path for path in listed)
     return dict(zip((_portable(path, around) for path in listed), hashes, strict=True))
+
+
+def _hash_all(files: Iterable[Path]) -> list[str]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_hash, files))
+
+
+def _hash(file: Path) -> str:
+    try:
+        return sha256_of(file)
+    except OSError as fault:
+        return f"unreadable: {fault.strerror}"
 
 
 def _portable(path: str, around: Surroundings) -> str:
@@ -148,73 +194,26 @@ def _portable(path: str, around: Surroundings) -> str:
 
 
 def _base_hash(name: str, root: Path) -> dict[str, str]:
-    """A file by its content, a diffusers directory by its files'; a name on a hub stands for itself."""
-    path = root / str(expand_home("pretrained_model_name_or_path", name))
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        with ThreadPoolExecutor(_THREADS) as pool:
-            hashes = zip(files, pool.map(sha256_of, files), strict=True)
-            lines = [f"{file.relative_to(path)} {digest}\n" for file, digest in hashes]
-        return {"name": name, "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
-    return {"name": name, "sha256": sha256_of(path) if path.is_file() else "not a local file"}
+    """Return the hash of a file, or of the names and hashes of a diffusers folder's files."""
+    base = base_path(name, root)
+    files = files_of(base)
+    hashes = _hash_all(files)
+    if base.is_dir():
+        lines = [f"{file.relative_to(base)} {digest}\n" for file, digest in zip(files, hashes, strict=True)]
+        hashes = [hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()]
+    return {"name": name, "sha256": hashes[0] if hashes else "not a local file"}
 
 
-def _value_drift(locked: Document, now: Document) -> Iterator[str]:
-    for part, told in (
-        ("preset", ""),
-        ("dataset", "dataset preset: "),
-        ("base_model", "base model: "),
-        ("plan", "plan: "),
-    ):
-        before, after = dict(flattened(locked[part])), dict(flattened(now[part]))
-        for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key):
-                yield f"{told}{key} was {_shown(before, key)}, is {_shown(after, key)}"
+def _by_name(options: list[str]) -> Document:
+    return dict(option.partition("=")[::2] for option in options)
 
 
-def _engine_drift(locked: Document, now: Document) -> Iterator[str]:
-    if locked["commit"] != now["commit"]:
-        yield f"sd-scripts was at {locked['commit']}, is at {now['commit']}"
-    if locked["tree"] != now["tree"]:
-        yield f"sd-scripts' files were {locked['tree']}, are {now['tree']} against its commit"
-    before, after = locked["packages"], now["packages"]
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            yield f"{name} was {before.get(name, 'not installed')}, is {after.get(name, 'not installed')}"
-
-
-def _file_drift(
-    code: str, noun: str, locked: Mapping[str, str], now: Mapping[str, str], remedy: str
-) -> Iterator[Finding]:
-    kinds: tuple[tuple[str, Callable[[str], bool]], ...] = (
-        ("changed", lambda path: path in locked and path in now and locked[path] != now[path]),
-        ("is gone", lambda path: path not in now),
-        ("is new", lambda path: path not in locked),
-    )
-    for told, is_so in kinds:
-        paths = [path for path in sorted(locked.keys() | now.keys()) if is_so(path)]
-        for path in paths[:_SHOWN]:
-            yield error(code, path, f"this {noun} {told} since the lock", remedy)
-        if len(paths) > _SHOWN:
-            yield error(
-                code,
-                paths[_SHOWN],
-                f"this {noun} {told} since the lock, as are {len(paths) - _SHOWN - 1} more",
-                remedy,
-            )
-
-
-def flattened(value: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """A nested value as dotted keys and plain values: ``train_network.seed`` and 42."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from flattened(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
-        for index, item in enumerate(value):
-            yield from flattened(item, f"{key}[{index}]")
-    else:
-        yield key, value
-
-
-def _shown(values: Mapping[str, object], key: str) -> str:
-    return json.dumps(values[key], ensure_ascii=False) if key in values else "not set"
+def _file_drift(code: str, noun: str, found: list[Difference], remedy: str) -> Iterator[Finding]:
+    by_kind: dict[str, list[str]] = {"changed": [], "is gone": [], "is new": []}
+    for one in found:
+        by_kind["is new" if one.first is None else "is gone" if one.second is None else "changed"].append(one.key)
+    for kind, paths in by_kind.items():
+        more = len(paths) - _SHOWN - 1
+        for place, path in enumerate(paths[: _SHOWN + 1]):
+            others = f", as are {more} more" if place == _SHOWN and more else ""
+            yield error(code, path, f"this {noun} {kind} since the lock{others}", remedy)

@@ -13,6 +13,7 @@ from spyke_kohya.findings import Finding, warning
 from spyke_kohya.presets.loading import Loaded, apply_setting, load_document
 from spyke_kohya.record.record import RecordedEngine, read_record
 from spyke_kohya.record.rundir import RunDirectory
+from spyke_kohya.repeat.inputs import changed, engine_parts
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,9 @@ def recorded_preset(run: RunDirectory, settings: Sequence[str] = ()) -> Recorded
 
 
 def engine_drift(recorded: RecordedEngine, engine: Engine) -> list[Finding]:
-    """What of the engine is not as it was when the run was recorded."""
-    packages = recorded_versions(engine.python)
-    before = {"sd-scripts": recorded.commit, **recorded.packages}
-    now = {"sd-scripts": engine.commit, **packages}
-    told = [f"{name} was {before[name]}, is {now.get(name)}" for name in before if before[name] != now.get(name)]
+    """Return a warning about what of the engine is not as it was when the run was recorded, if anything."""
+    before = {"commit": recorded.commit, "packages": recorded.packages}
+    now = {"commit": engine.commit, "packages": recorded_versions(engine.python)}
+    differ = [str(one) for one in changed(engine_parts(before), engine_parts(now)) if one.first is not None]
     remedy = "the repeated run may differ; put that version back if it must not"
-    return [warning("engine.drifted", str(engine.directory), ", ".join(told), remedy)] if told else []
+    return [warning("engine.drifted", str(engine.directory), ", ".join(differ), remedy)] if differ else []

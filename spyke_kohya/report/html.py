@@ -1,6 +1,6 @@
 """One page about a training: a single file that needs no network, for any browser and any width.
 
-What is told comes from ``story.py``, the curves from ``chart.py``. Jinja escapes every value; beyond that the page's
+What is told comes from ``data.py``, the curves from ``chart.py``. Jinja escapes every value; beyond that the page's
 own content security policy lets no script run but its two, whose hashes it names, and nothing be loaded from anywhere.
 """
 
@@ -20,9 +20,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from spyke_kohya.rank.result import TrainingRanking
-from spyke_kohya.report.chart import heldout_chart, loss_chart
+from spyke_kohya.report.chart import heldout_figure, loss_figure
 from spyke_kohya.report.data import Story
-from spyke_kohya.report.durations import duration
+from spyke_kohya.report.plain_text import duration
 
 _PAGE = files("spyke_kohya.report") / "page"
 _SAMPLE_PX, _SHEET_PX = 384, 2000
@@ -75,8 +75,8 @@ def _charts(story: Story) -> dict[str, Any]:
     result, resumed = story.result, story.record.resumed_from
     resumes = [resumed.step] if resumed else []
     return {
-        "loss": loss_chart(result.curve, result.ranking, resumes) if result else None,
-        "heldout": heldout_chart(story.heldout) if story.heldout else None,
+        "loss": loss_figure(result.curve, result.ranking, resumes) if result else None,
+        "heldout": heldout_figure(story.heldout) if story.heldout else None,
     }
 
 
@@ -114,9 +114,12 @@ def _machine(story: Story) -> Iterator[tuple[str, str]]:
 
 
 def _sample(path: Path, most_px: int = _SAMPLE_PX) -> str:
-    """A picture as part of the page, small enough for many."""
+    """Return a picture as part of the page, small enough for many; "" for one that was cut short or is damaged."""
     small = io.BytesIO()
-    with Image.open(path) as image:
-        image.thumbnail((most_px, most_px))
-        image.convert("RGB").save(small, "WEBP", quality=82)
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((most_px, most_px))
+            image.convert("RGB").save(small, "WEBP", quality=82)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
     return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
 from spyke_kohya.engine.events import CheckpointAnnounced, EngineWarning, Event, Header, Step
-from spyke_kohya.report.durations import duration
+from spyke_kohya.report.plain_text import duration
 from spyke_kohya.run.faults import Notice
 from spyke_kohya.run.progress import Progress
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from spyke_kohya.rank.result import TrainingRanking
 from spyke_kohya.report.data import Story
-from spyke_kohya.report.durations import duration
+from spyke_kohya.report.plain_text import duration
 
 _MARKUP = re.compile(r"([\\`*{}\[\]<>|#]|(?<!\w)_|_(?!\w))")
 
@@ -41,7 +41,7 @@ def _performance(story: Story) -> list[str]:
         "sd-scripts": _text(record.engine.commit or ""),
         "torch": _text(record.engine.packages.get("torch", "")),
     }
-    return _table(["", ""], [[name, value] for name, value in facts.items() if value])
+    return _markdown_table(["", ""], [[name, value] for name, value in facts.items() if value])
 
 
 def _status(story: Story) -> str:
@@ -56,7 +56,7 @@ def _files(story: Story, ranking: TrainingRanking | None) -> list[str]:
     if not rows:
         return ["No checkpoint file lies beside these losses."]
     where = story.run.path.name if story.run else story.output_dir.name
-    return [f"In `{_code(where)}` and beside it:", "", *_table(["file", "MB"], rows + recorded)]
+    return [f"In `{_code(where)}` and beside it:", "", *_markdown_table(["file", "MB"], rows + recorded)]
 
 
 def _losses(ranking: TrainingRanking | None) -> list[str]:
@@ -68,7 +68,7 @@ def _losses(ranking: TrainingRanking | None) -> list[str]:
     ]
     covers = f"the last {ranking.window} batches" if ranking.window else "an unknown number of batches"
     note = f"avr_loss is a mean over {covers}; tied: noise alone can explain that it is not the lowest."
-    return [*_table(["rank", "step", "avr_loss", "± SE", ""], rows), "", note]
+    return [*_markdown_table(["rank", "step", "avr_loss", "± SE", ""], rows), "", note]
 
 
 def _heldout(story: Story) -> list[str]:
@@ -81,7 +81,7 @@ def _heldout(story: Story) -> list[str]:
     told = f"Loss over that of the base model without a LoRA, on {story.heldout.pictures} held-out pictures:"
     if story.heldout.ranks_nothing:
         told = "Loss over that of the base model without a LoRA, on the trained pictures alone, which ranks nothing:"
-    return ["", told, "", *_table(["rank", "step", "loss / base", "above best", ""], rows)]
+    return ["", told, "", *_markdown_table(["rank", "step", "loss / base", "above best", ""], rows)]
 
 
 def _tie(rank: int, tied: bool) -> str:
@@ -121,7 +121,7 @@ def _next_tests(story: Story) -> list[str]:
     return [f"{number}. {step}" for number, step in enumerate(steps, start=1)]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
 

@@ -1,29 +1,20 @@
-"""Runs beside each other: a table of all, and two compared in a table and a picture."""
+"""Runs on a terminal: a table of all, two compared, and what may be deleted."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
-from spyke_kohya.rank.directory import TrainingResult
 from spyke_kohya.record.runs import Deletable
-from spyke_kohya.repeat.comparison import Difference
-from spyke_kohya.report.chart import decimated
-from spyke_kohya.report.durations import duration
+from spyke_kohya.repeat.inputs import Difference
 from spyke_kohya.report.overview import RunSummary
-from spyke_kohya.report.picture import BLUE, DPI, INK, SIZE_INCHES, VERMILION
+from spyke_kohya.report.plain_text import duration
+from spyke_kohya.report.text import plain
 
 
 def runs_table(runs: Sequence[RunSummary], width: int = 80) -> str:
-    """Draw a line a run: status, steps, pace, lowest avr_loss, what to look at first. Problems stand below."""
+    """Return a line a run: status, steps, pace, lowest avr_loss, what to look at first. Problems stand below."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "status"):
         table.add_column(name, overflow="fold")
@@ -32,54 +23,23 @@ def runs_table(runs: Sequence[RunSummary], width: int = 80) -> str:
     for run in runs:
         table.add_row(run.name, run.status, *_numbers(run))
     lost = [f"{run.name}: not read: {'; '.join(run.problems[:3])}\n" for run in runs if run.problems]
-    return _plain(table, width) + "".join(lost)
+    return plain(table, width) + "".join(lost)
 
 
 def comparison_text(runs: Sequence[RunSummary], found: Sequence[Difference], width: int = 80) -> str:
-    """Two runs, the settings that they don't share, and what is said of each."""
+    """Return two runs, the settings that they don't share, and what is said of each."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("setting", *(run.name for run in runs)):
         table.add_column(name, overflow="fold")
     for one in found:
         table.add_row(one.key, _value(one.first), _value(one.second))
-    settings = _plain(table, width) if found else "They were asked to do the same.\n"
+    settings = plain(table, width) if found else "They were asked to do the same.\n"
     verdicts = "\n".join(f"{run.name}: {run.verdict or 'nothing to rank'}" for run in runs)
     return f"{runs_table(runs, width)}\n{settings}\n{verdicts}"
 
 
-def write_comparison_png(path: Path, results: Sequence[TrainingResult]) -> None:
-    """avr_loss of several runs by step in one picture, with their checkpoints and the lowest of each."""
-    drawing = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(drawing)
-    axes = drawing.add_subplot()
-    for result, colour in zip(results, (BLUE, VERMILION), strict=False):
-        known = result.curve.before_divergence()
-        finite = np.isfinite(known.avr_loss)
-        steps, averages = known.steps[finite], known.avr_loss[finite]
-        kept = decimated(averages)
-        axes.plot(steps[kept], averages[kept], color=colour, linewidth=1.5, label=result.title)
-        rows = result.ranking.by_step
-        axes.errorbar([row.step for row in rows], [row.avr_loss for row in rows],
-                      yerr=[row.standard_error for row in rows], color=colour, fmt="o", markersize=4, capsize=3,
-                      linewidth=1)  # fmt: skip
-        lowest = result.ranking.minimum
-        axes.plot([lowest.step], [lowest.avr_loss], "v", color=colour, markeredgecolor=INK, markersize=10)
-    _frame(axes, results)
-    drawing.savefig(path, format="png", metadata={"Software": None})
-
-
-def _frame(axes: Any, results: Sequence[TrainingResult]) -> None:
-    rows = [row for result in results for row in result.ranking.rows]
-    low = min(row.avr_loss - row.standard_error for row in rows)
-    high = max(row.avr_loss + row.standard_error for row in rows)
-    margin = 0.25 * (high - low)
-    axes.set(ylim=(max(0.0, low - margin), high + margin), xlabel="training step (optimizer steps)", ylabel="avr_loss")
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def deletable_text(items: Sequence[Deletable]) -> str:
-    """What may be deleted, a line each, and how much it is in all."""
+    """Return what may be deleted, a line each, and how much it is in all."""
     lines = [f"{item.size_bytes / 1e6:9.1f} MB  {item.path}  ({item.reason})" for item in items]
     return "\n".join([*lines, f"{sum(item.size_bytes for item in items) / 1e6:9.1f} MB in all"])
 
@@ -98,10 +58,3 @@ def _numbers(run: RunSummary) -> tuple[str, ...]:
 
 def _value(value: object) -> str:
     return "not set" if value is None else str(value)
-
-
-def _plain(table: Table, width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
-    with console.capture() as captured:
-        console.print(table, markup=False)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"

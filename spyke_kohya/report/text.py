@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -11,53 +12,82 @@ from rich.table import Table
 from rich.text import Text
 
 from spyke_kohya.rank.losses import LossCurve
-from spyke_kohya.rank.result import TrainingRanking, TrainingRow
+from spyke_kohya.rank.result import TrainingRanking, Trial
+from spyke_kohya.report.curves import Drawing, Kind, thinned, training_drawing
 
-MINIMUM, TIED, OTHER = "▼", "●", "○"
+_MARKS: dict[Kind, tuple[str, str]] = {
+    "lowest": ("▼", "▼ lowest, step {}"), "tied": ("●", "● tied with it"), "other": ("○", "○ outside the noise"),
+}  # fmt: skip
+_CHART_LINES = 19
 P_EXPLAINED = "p: how often noise alone puts it this far above its best rival (tied: > 0.1)"
 
 
 def ranking_view(ranking: TrainingRanking, title: str = "") -> RenderableType:
-    """The whole ranking for ``Console.print``: checkpoints, what to try, the verdict and its notes."""
+    """Return the whole ranking for ``Console.print``: checkpoints, what to try, the verdict and its notes."""
     return Group(
         Text(f"{title or 'Checkpoints'}: {_counted(ranking)}", style="bold"),
-        Padding(_checkpoint_table(ranking), (1, 0, 0, 2)),
+        Padding(_ranked_rows(ranking), (1, 0, 0, 2)),
         Padding(Text(P_EXPLAINED, style="dim"), (0, 0, 1, 2)),
-        *([Padding(_block_table(ranking), (0, 0, 1, 2))] if ranking.blocks else []),
-        Text("Look at these, in this order", style="bold"),
-        Padding(_test_table(ranking), (0, 0, 1, 2)),
+        *([Padding(_means_between(ranking), (0, 0, 1, 2))] if ranking.blocks else []),
+        *to_look_at(ranking.test_order),
         Text(ranking.verdict, style="bold"),
-        Padding(_bullets(ranking.notes), (1, 0, 0, 2)),
+        bullets(ranking.notes),
     )
 
 
 def ranking_table(ranking: TrainingRanking, width: int = 80, title: str = "") -> str:
-    """The same as plain text of at most ``width`` columns, without colour."""
+    """Return the same as plain text of at most ``width`` columns, without colour."""
+    return plain(ranking_view(ranking, title), width)
+
+
+def plain(shown: RenderableType, width: int) -> str:
+    """Return what rich would print, as text of at most ``width`` columns without colour."""
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as captured:
-        console.print(ranking_view(ranking, title))
+        console.print(shown, markup=False)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
-def loss_chart(
-    curve: LossCurve, ranking: TrainingRanking, width: int = 80, height: int = 20, *, colour: bool = False
-) -> str:
-    """avr_loss by step with the checkpoints on it, ``width`` columns by ``height`` lines, and a line of legend."""
+def to_look_at(trials: Sequence[Trial]) -> list[RenderableType]:
+    """Return the test order under its heading, or nothing."""
+    if not trials:
+        return []
+    table = Table.grid(padding=(0, 2, 0, 0))
+    digits = max(len(str(trial.candidate.step)) for trial in trials)
+    for place, trial in enumerate(trials, start=1):
+        file = trial.candidate.file
+        step = Text(f"step {trial.candidate.step:>{digits}}", no_wrap=True)
+        table.add_row(str(place), trial.role, step, Text(file.name if file else "", overflow="fold"))
+    return [Text("Look at these, in this order", style="bold"), Padding(table, (0, 0, 1, 2))]
+
+
+def bullets(sentences: Sequence[str]) -> Padding:
+    """Return the sentences as a list with dashes."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for sentence in sentences:
+        table.add_row("-", Text(sentence))
+    return Padding(table, (1, 0, 0, 2))
+
+
+def terminal_chart(curve: LossCurve, ranking: TrainingRanking, width: int = 80) -> str:
+    """Return avr_loss by step with the checkpoints on it, ``width`` columns by 19 lines, and a line of legend."""
     import plotext
 
+    drawing = training_drawing(curve, ranking)
     figure = plotext.figure.clear()
-    figure.plot_size(width, height - 1)
-    figure.theme("default" if colour else "colorless")
+    figure.plot_size(width, _CHART_LINES)
+    figure.theme("colorless")
     figure.canvas("default")
-    steps, averages = _drawable(curve, ranking, width)
-    if len(steps):
+    steps, averages = _visible(drawing, ranking, width)
+    if steps:
         figure.draw(figure.signal(steps, averages, marker="braille").lines())
-    for marker, rows in _marked(ranking).items():
-        if rows:
-            figure.draw(figure.signal([row.step for row in rows], [row.avr_loss for row in rows], marker=marker))
-    ticks = _round_ticks(ranking.by_step[0].step if not steps else min(steps), ranking.by_step[-1].step)
+    for group in drawing.groups:
+        steps_of, values = group.points.steps.tolist(), group.points.values.tolist()
+        figure.draw(figure.signal(steps_of, values, marker=_MARKS[group.kind][0]))
+    ticks = _round_ticks(min(steps, default=ranking.by_step[0].step), ranking.by_step[-1].step)
     figure.ruler("x").ticks(ticks, [str(tick) for tick in ticks])
-    return f"{figure.build().string(colorless=not colour).rstrip()}\n{_legend(ranking)}\n"
+    legend = "   ".join(_MARKS[group.kind][1].format(ranking.minimum.step) for group in reversed(drawing.groups))
+    return f"{figure.build().string(colorless=True).rstrip()}\n  avr_loss by step   {legend}\n"
 
 
 def _counted(ranking: TrainingRanking) -> str:
@@ -67,7 +97,7 @@ def _counted(ranking: TrainingRanking) -> str:
     return f"{count} checkpoint{'s' * (count > 1)} by {by}"
 
 
-def _checkpoint_table(ranking: TrainingRanking) -> Table:
+def _ranked_rows(ranking: TrainingRanking) -> Table:
     centred = ranking.minimum.centred_loss is not None
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("rank", "step", "avr_loss", "±SE", *(["centred"] if centred else []), "tied", "p"):
@@ -80,7 +110,7 @@ def _checkpoint_table(ranking: TrainingRanking) -> Table:
     return table
 
 
-def _block_table(ranking: TrainingRanking) -> Table:
+def _means_between(ranking: TrainingRanking) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("steps", "mean loss", "±SE"):
         table.add_column(name, justify="right")
@@ -89,54 +119,21 @@ def _block_table(ranking: TrainingRanking) -> Table:
     return table
 
 
-def _test_table(ranking: TrainingRanking) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    digits = len(str(ranking.final_step))
-    for place, trial in enumerate(ranking.test_order, start=1):
-        file = trial.candidate.file
-        step = Text(f"step {trial.candidate.step:>{digits}}", no_wrap=True)
-        table.add_row(str(place), trial.role, step, Text(file.name if file else "", overflow="fold"))
-    return table
-
-
-def _bullets(sentences: tuple[str, ...]) -> Table:
-    table = Table.grid(padding=(0, 1, 0, 0))
-    for sentence in sentences:
-        table.add_row("-", Text(sentence))
-    return table
-
-
 def _round_ticks(first: int, last: int) -> list[int]:
-    """At most 7 round numbers from ``first`` to ``last``."""
+    """Return at most 7 round numbers from ``first`` to ``last``."""
     least = max(1, (last - first) / 6)
     power = 10 ** int(np.floor(np.log10(least)))
     size = next(round(power * factor) for factor in (1, 2, 5, 10) if power * factor >= least)
     return list(range(-(-first // size) * size, last + 1, size))
 
 
-def _drawable(curve: LossCurve, ranking: TrainingRanking, width: int) -> tuple[list[int], list[float]]:
-    """The curve at no more points than can be seen, without the start, whose few losses would flatten the rest."""
-    known = curve.before_divergence()
-    level = [row.avr_loss for row in ranking.rows]
-    margin = 3 * max(row.standard_error for row in ranking.rows)
-    seen = (
-        np.isfinite(known.avr_loss) & (known.avr_loss >= min(level) - margin) & (known.avr_loss <= max(level) + margin)
-    )
+def _visible(drawing: Drawing, ranking: TrainingRanking, width: int) -> tuple[list[int], list[float]]:
+    """Return the line without its start, whose few losses would flatten the rest, and without what lies far off."""
+    line, points = drawing.line, drawing.checkpoints
+    margin = 3 * points.errors.max()
+    low, high = points.values.min() - margin, points.values.max() + margin
     window_steps = (ranking.window or ranking.assumed_window or 1) // ranking.micro_batches_per_step
-    at = np.flatnonzero(seen & (known.steps >= min(ranking.by_step[0].step, window_steps // 4)))
-    at = at[:: max(1, len(at) // (4 * width))]
-    return known.steps[at].tolist(), known.avr_loss[at].tolist()
-
-
-def _marked(ranking: TrainingRanking) -> dict[str, list[TrainingRow]]:
-    others = ranking.rows[1:]
-    return {
-        OTHER: [row for row in others if not row.tied],
-        TIED: [row for row in others if row.tied],
-        MINIMUM: [ranking.minimum],
-    }
-
-
-def _legend(ranking: TrainingRanking) -> str:
-    names = {MINIMUM: f"lowest, step {ranking.minimum.step}", TIED: "tied with it", OTHER: "outside the noise"}
-    return "  avr_loss by step   " + "   ".join(f"{mark} {names[mark]}" for mark in names if _marked(ranking)[mark])
+    begun = line.steps >= min(ranking.by_step[0].step, window_steps // 4)
+    at = np.flatnonzero(begun & (line.values >= low) & (line.values <= high))
+    at = at[thinned(line.values[at], 4 * width)] if len(at) else at
+    return line.steps[at].tolist(), line.values[at].tolist()

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from spyke_kohya.engine.events import cause_of
@@ -64,6 +63,7 @@ def train(
     launch: Launch,
     *,
     inherited: Mapping[str, str],
+    redactor: Redactor,
     listen: Listener,
     now: Callable[[], datetime],
     patience: Patience = _DEFAULT_PATIENCE,
@@ -74,12 +74,11 @@ def train(
     """Run the launch to its end. ``listen`` is called with every event, and with None twice a second in between.
 
     Raises PresetError when the run directory can't be made and EngineError when the command can't be started. However
-    the run ends after that, the outcome says so and is recorded in ``run.json``. ``warn`` is called with what
-    can't be recorded; ``awake`` keeps a Mac from sleeping; a signal put into ``stop`` stops the run as if it had been
-    sent. Who calls holds the lock on the output directory.
+    the run ends after that, the outcome says so and is recorded in ``run.json``. ``warn`` is called with what can't be
+    recorded; ``redactor`` takes secrets out of all that is. ``awake`` keeps a Mac from sleeping. A signal put into
+    ``stop`` stops the run as if it had been sent. The caller holds the lock on the output directory.
     """
     run = launch.run.under(launch.root)
-    redactor = Redactor(inherited, Path.home())
     record = Recorder(run, launch, redactor, now, warn)
     with stop_signals(stop) as stop:
         _begin(launch, run, record)

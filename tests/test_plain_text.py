@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from spyke_kohya.errors import PresetError
 from spyke_kohya.findings import count_text, error, warning
-from spyke_kohya.report.findings_text import fault_text, findings_text
+from spyke_kohya.report.plain_text import fault_text, findings_text
 
 LONG = "the folder says one thing and the preset another, so that nobody knows how often an image is used in an epoch"
 
