@@ -45,7 +45,10 @@ class PictureCache:
         return known.size if known and known.size else header_size(path)
 
     def look(self, paths: Iterable[str], begin: Callable[[int], Listen]) -> Pictures:
-        """Return the picture of every path. ``begin`` is given how many must be decoded, and returns what is called with each number done."""
+        """Return the picture of every path.
+
+        ``begin`` is given how many must be decoded, and returns what is called with each number done.
+        """
         stamps = {path: stamp for path in paths if (stamp := _stamp(path)) is not None}
         seen = {path: picture for path, stamp in stamps.items() if (picture := self._known(path, stamp))}
         missing = [path for path in stamps if path not in seen]

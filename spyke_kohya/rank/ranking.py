@@ -92,7 +92,7 @@ def rank(
 
 
 def noise_of(curve: LossCurve, level: float) -> Sigma:
-    """Return the noise of one micro-batch's loss, estimated from per-step losses, or assumed as a multiple of ``level``.
+    """Return the noise of one micro-batch's loss, estimated from per-step losses or a multiple of ``level``.
 
     Differences of neighbours are used, so a slow trend does not count as noise.
     """
