@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spyke_kohya.engine.options import OptionValue, Scalar, option_arguments
 from spyke_kohya.engine.targets import TARGET_ENVIRONMENT, Target
@@ -139,6 +140,11 @@ def expand_home(name: str, value: OptionValue) -> OptionValue:
     if name not in PATH_OPTIONS:
         return value
     return [_expanded(item) for item in value] if isinstance(value, list) else _expanded(value)
+
+
+def path_option(options: Mapping[str, Any], name: str, root: Path) -> Path:
+    """Return the path that an option names: relative to ``root``, with ``~`` expanded."""
+    return root / expand_tilde(str(options[name]))
 
 
 def expand_tilde(path: str) -> str:
