@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from spyke_kohya.engine.options import RESERVED, OptionFault, OptionValue, check_option, parser_defaults
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding, error, errors_in
+from spyke_kohya.presets.faults import finding_of
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 _LONGEST_NAME_BYTES = 200  # of the 255 of a file's name: one that is set aside is longer
@@ -157,13 +156,13 @@ class TrainingPreset(BaseModel):
 
 
 def parse_training_preset(document: Mapping[str, Any], where: str) -> tuple[TrainingPreset | None, list[Finding]]:
-    """The preset, or None; and everything wrong with it, each finding under ``schema.``."""
+    """Return the preset, or None; and everything wrong with it, each finding under ``schema.``."""
     findings: list[Finding] = []
     preset = None
     try:
         preset = TrainingPreset.model_validate(document)
     except ValidationError as faults:
-        findings = [_finding_of(fault, where) for fault in faults.errors()]
+        findings = [finding_of(fault, _place_of(fault["loc"], where), _TABLES) for fault in faults.errors()]
     options = document.get("train_network")
     if isinstance(options, dict):
         findings += check_train_network(options, where)
@@ -171,7 +170,7 @@ def parse_training_preset(document: Mapping[str, Any], where: str) -> tuple[Trai
 
 
 def sound_options(table: object) -> dict[str, Any]:
-    """Those entries of a ``[train_network]`` table that nothing is wrong with."""
+    """Return the entries of a ``[train_network]`` table that have no fault."""
     options = table if isinstance(table, dict) else {}
     return {name: value for name, value in options.items() if name not in RESERVED and not check_option(name, value)}
 
@@ -185,7 +184,7 @@ _FAULT_CODES: Mapping[OptionFault, str] = {
 
 
 def check_train_network(options: Mapping[str, object], where: str) -> list[Finding]:
-    """Everything wrong with ``[train_network]``: names, types, choices, and what the launcher keeps to itself."""
+    """Find what is wrong with ``[train_network]``: names, types, choices, and what the launcher keeps to itself."""
     findings = []
     for name, value in options.items():
         place = f"{where}: [train_network] {name}"
@@ -215,26 +214,16 @@ REQUIRED: Mapping[str, str] = {
 }
 
 
-_TABLES: Mapping[str, type[BaseModel]] = {
-    "": TrainingPreset,
-    "launch": Launch,
-    "expect": Expect,
-    "evaluate": Evaluate,
-    "samples": Samples,
-    "deploy": Deploy,
+_TABLES: Mapping[tuple[str, ...], type[BaseModel]] = {
+    (): TrainingPreset,
+    ("launch",): Launch,
+    ("expect",): Expect,
+    ("evaluate",): Evaluate,
+    ("samples",): Samples,
+    ("deploy",): Deploy,
 }
 
 
-def _finding_of(fault: ErrorDetails, where: str) -> Finding:
-    *table, key = (str(part) for part in fault["loc"])
-    section = ".".join(table)
-    place = f"{where}: [{section}] {key}" if section else f"{where}: {key}"
-    if fault["type"] == "extra_forbidden":
-        close = get_close_matches(key, _TABLES[section].model_fields, n=1)
-        hint = f"; did you mean `{close[0]}`?" if close else ""
-        message = f"unknown key `{key}`{hint}"
-        return error("schema.unknown-key", place, message, f"known here: {', '.join(_TABLES[section].model_fields)}")
-    if fault["type"] == "missing":
-        return error("schema.missing-key", place, f"`{key}` is required", f"add `{key}`")
-    message = f"{fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}"
-    return error("schema.wrong-type", place, message, "correct the value")
+def _place_of(location: tuple[int | str, ...], where: str) -> str:
+    *tables, key = map(str, location)
+    return f"{where}: [{'.'.join(tables)}] {key}" if tables else f"{where}: {key}"
