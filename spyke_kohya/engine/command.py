@@ -60,12 +60,12 @@ class LockedCommand:
     cwd: Path
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """The whole environment of the engine's process."""
+        """Return the whole environment of the engine's process."""
         kept = {name: value for name, value in inherited.items() if name not in self.env_removed}
         return kept | dict(self.env)
 
     def as_shell(self) -> str:
-        """A script that runs the same command by hand."""
+        """Write a shell script that runs the same command by hand."""
         names = [name for name in self.env_removed if _SHELL_NAME.fullmatch(name)]  # no shell hands on the others
         unset = [f"unset {' '.join(names)}"] if names else []
         exports = [f"export {name}={shlex.quote(value)}" for name, value in self.env.items()]
@@ -110,14 +110,13 @@ def lock_command(
 
 
 def program_environment(target: Target, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment of another program of the engine: the caller's, less what interferes, plus the target's."""
+    """Return the environment of another program of the engine: the caller's and the target's, less what interferes."""
     kept = {name: value for name, value in inherited.items() if not _interferes(name)}
     return {**kept, **COMMON_ENVIRONMENT, **TARGET_ENVIRONMENT[target]}
 
 
 def accelerate_config(target: Target) -> str:
-    """The YAML that stands in for a user's own ``default_config.yaml``: one process on the target's device."""
-    use_cpu = "true" if target == "cpu" else "false"
+    """Return the YAML used instead of a user's ``default_config.yaml``: one process on the target's device."""
     return (
         "compute_environment: LOCAL_MACHINE\n"
         "debug: false\n"
@@ -131,7 +130,7 @@ def accelerate_config(target: Target) -> str:
         "num_processes: 1\n"
         "rdzv_backend: static\n"
         "same_network: true\n"
-        f"use_cpu: {use_cpu}\n"
+        f"use_cpu: {str(target == 'cpu').lower()}\n"
     )
 
 
@@ -148,7 +147,7 @@ def path_option(options: Mapping[str, Any], name: str, root: Path) -> Path:
 
 
 def expand_tilde(path: str) -> str:
-    """``path`` with ``~`` written out; the home of a user that is unknown here stays as it is."""
+    """Return ``path`` with ``~`` written out; the home of a user who is unknown here stays as it is."""
     if not path.startswith("~"):
         return path
     try:

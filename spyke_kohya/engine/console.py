@@ -73,7 +73,7 @@ class ConsoleParser:
         self._settled = False
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that ``data``, the next bytes of the console, completes."""
+        """Return the events that ``data``, the next bytes of the console, completes."""
         segments = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
         self._rest = _bounded(segments.pop())
         for segment in segments:
@@ -82,7 +82,7 @@ class ConsoleParser:
         return self._taken()
 
     def finish(self) -> list[Event]:
-        """The events still open when the console has ended."""
+        """Return the events still open when the console has ended."""
         self._read(self._rest)
         self._rest = b""
         self._close()

@@ -24,7 +24,7 @@ ARCHIVES = ("optimizer.bin", "scheduler.bin", "random_states_0.pkl")
 
 @dataclass(frozen=True)
 class StateSaving:
-    """The options that the launcher adds for states, and what they bring along that the preset did not ask for."""
+    """The options that the launcher adds for states, and which files come with them that the preset did not ask for."""
 
     options: Mapping[str, OptionValue]
     epoch_files_unasked: bool = False
@@ -39,7 +39,7 @@ NO_STATES = StateSaving({})
 
 
 def state_saving(options: Mapping[str, Any], *, total_steps: int, steps_per_epoch: int) -> StateSaving:
-    """How to have a state at the end of each epoch but the last, the newest two kept.
+    """Return the options for a state at the end of each epoch but the last, the newest two kept.
 
     Off where nothing could be continued: a run of one epoch, and one that ends within an epoch, which a resumed
     sd-scripts would train to its end. ``save_n_epoch_ratio`` and ``save_every_n_epochs`` of the preset stay.
@@ -58,11 +58,11 @@ def state_saving(options: Mapping[str, Any], *, total_steps: int, steps_per_epoc
 
 
 def epoch_of_state(directory: Path, output_name: str) -> int | None:
-    """The epoch at whose end this state was saved, by its name; None for any other state."""
+    """Return the epoch at the end of which this state was saved, by its name; None for any other state."""
     epoch = directory.name.removeprefix(f"{output_name}-").removesuffix("-state")
     return int(epoch) if epoch.isdecimal() and directory.name == epoch_state_dir(output_name, int(epoch)) else None
 
 
 def checkpoint_beside(state: Path, output_name: str, epoch: int, extension: str) -> Path:
-    """The epoch checkpoint that was saved with a state."""
+    """Return the epoch checkpoint that was saved with a state."""
     return state.parent / epoch_file(output_name, epoch, extension)

@@ -1,4 +1,4 @@
-"""What the engine can and can't do on each device: the environment it needs, and a verdict on options.
+"""The environment that the engine needs on each device, and the options that fail or harm there.
 
 Data only: a rule names its option, the case it speaks of, the reason, the remedy and where the behaviour was seen.
 """
@@ -37,9 +37,9 @@ class Rule:
 
 
 def rules_broken(target: Target, options: Options) -> list[Rule]:
-    """The rules that these options, defaults included, break on this target."""
-    told = {"rows_a_batch": 0, **options}
-    return [rule for rule in RULES if target in rule.targets and rule.applies(told)]
+    """Return the rules that these options, defaults included, break on this target."""
+    known = {"rows_a_batch": 0, **options}
+    return [rule for rule in RULES if target in rule.targets and rule.applies(known)]
 
 
 def _optimizer(options: Options) -> str:

@@ -1,7 +1,7 @@
 """A safetensors file: its header, checked as the safetensors library checks it, and a tensor's numbers.
 
 The layout is 8 bytes of header length, the header as JSON, then the tensors' bytes, to which the header's offsets are
-relative. The library itself tells no offsets, takes no stream, and its numpy binding knows no bfloat16.
+relative. The library itself gives no offsets and takes no stream, and its numpy binding has no bfloat16.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a whole file. Raises TensorFileError, also for a file that can't be opened."""
+    """Read the header of a whole file. Raises TensorFileError, also for a file that can't be opened."""
     try:
         with path.open("rb") as stream:
             size_bytes = path.stat().st_size
@@ -72,7 +72,7 @@ def read_header(path: Path) -> Header:
 
 
 def parse_header(read: Callable[[int], bytes], size_bytes: int) -> Header:
-    """The header of a file of that size, whose tensors may be missing; ``read`` is left where they begin.
+    """Read the header of a file of that size, up to where its tensors begin; those may be missing.
 
     ``read`` gives as many of the file's bytes as it is asked for, from the first on. Raises TensorFileError.
     """

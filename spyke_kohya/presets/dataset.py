@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from spyke_kohya.engine.options import described, is_finite
 from spyke_kohya.findings import Finding, error, warning
-from spyke_kohya.presets.faults import finding_of
+from spyke_kohya.presets.invalid import finding_of
 
 # Checked as sd-scripts' voluptuous does it: by isinstance, so true is a whole number and 1 is no float.
 

@@ -92,7 +92,7 @@ class EngineProcess:
         return self._popen.pid
 
     def read(self, timeout_s: float) -> bytes | None:
-        """The next bytes; None when there were none in time; ``b""`` when the output and the leader have ended.
+        """Return the next bytes; None when there were none in time; ``b""`` when the output and the leader have ended.
 
         A leader that has ended while its group still holds the pipe has orphaned its trainer: the group is ended.
         """
@@ -107,7 +107,7 @@ class EngineProcess:
         return self._leader_end(timeout_s)
 
     def wait(self) -> int:
-        """Reap the leader, end whatever is left of its group, and give the exit code (negative: the signal)."""
+        """Reap the leader, end what is left of its group, and return the exit code (negative: the signal)."""
         code = self._popen.wait()
         self._signal_group(signal.SIGKILL)
         if self._caffeinate:
@@ -120,7 +120,7 @@ class EngineProcess:
     def stop(
         self, on_rung: Callable[[Rung], None], on_output: Callable[[bytes], None], requests: Callable[[], int]
     ) -> int:
-        """End the whole group, rung by rung, still passing on its output. Gives the leader's exit code.
+        """End the whole group, rung by rung, and pass on its output. Return the leader's exit code.
 
         ``requests`` counts how often a person has asked for the end: each time more goes to the next rung at once.
         """
@@ -138,7 +138,7 @@ class EngineProcess:
         return self.wait()
 
     def _leader_end(self, timeout_s: float) -> bytes | None:
-        """``b""`` when the leader has ended in time: one that closed its output may well train on."""
+        """Return ``b""`` when the leader has ended in time: one that closed its output may still train."""
         try:
             self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -157,7 +157,7 @@ class EngineProcess:
 
 
 def _caffeinate(pid: int, env: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """Apple's own: no idle sleep until ``pid`` has ended, also if nobody is left to end this (caffeinate(8))."""
+    """Start Apple's caffeinate(8): the Mac does not sleep until ``pid`` has ended."""
     program = shutil.which("caffeinate", path=env.get("PATH"))
     if program is None:
         return None
@@ -167,23 +167,15 @@ def _caffeinate(pid: int, env: Mapping[str, str]) -> subprocess.Popen[bytes] | N
     )
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a short helper program said."""
-
-    returncode: int
-    stdout: bytes
-    stderr: bytes
-
-
-def ask(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, timeout_s: float) -> Answer:
+def ask(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
     """Run a short program to its end. Raises EngineError when it can't be started or takes too long."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             list(argv), env=dict(env), cwd=cwd, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired as fault:
         raise EngineError(f"gave no answer in {timeout_s:.0f} s", where=argv[0], remedy="try again") from fault
     except OSError as fault:
         raise EngineError(f"could not start: {fault.strerror}", where=argv[0], remedy="check the path") from fault
-    return Answer(done.returncode, done.stdout, done.stderr)

@@ -1,4 +1,4 @@
-"""Who runs on this machine: a process told from a later one of the same number, and what is left of a group.
+"""The processes of this machine: which one a number means, and what is left of a group.
 
 psutil knows it on every system; it is imported late, for that takes 0.03 s. A zombie counts as ended.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 _PATIENCE_S = 10.0
 _POLL_S = 0.05
-_SAME_START_S = 3.0  # a start is told by the machine's clock, which may be corrected meanwhile
+_SAME_START_S = 3.0  # the machine's clock may be corrected meanwhile
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _ENDED = ("zombie", "dead")
 

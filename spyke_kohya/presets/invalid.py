@@ -11,7 +11,12 @@ from pydantic_core import ErrorDetails
 from spyke_kohya.engine.options import described
 from spyke_kohya.findings import Finding, error
 
-_SHAPES = {"tuple_type": "expected a list of tables", "model_type": "expected a table"}
+_SHAPES = {
+    "tuple_type": "expected a list of tables",
+    "model_type": "expected a table",
+    "dict_type": "expected a table",
+    "string_type": "expected text in quotes",
+}
 
 
 def finding_of(fault: ErrorDetails, place: str, tables: Mapping[tuple[str, ...], type[BaseModel]]) -> Finding:
@@ -26,6 +31,6 @@ def finding_of(fault: ErrorDetails, place: str, tables: Mapping[tuple[str, ...],
         return error("schema.unknown-key", place, f"unknown key `{key}`", remedy)
     if fault["type"] == "missing":
         return error("schema.missing-key", place, f"`{key}` is required here", f"add `{key}`")
-    message = fault["msg"].replace("Input should be", "expected", 1).removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
     expected = _SHAPES.get(fault["type"], message)
     return error("schema.wrong-type", place, f"{expected}, got {described(fault['input'])}", "correct the value")
