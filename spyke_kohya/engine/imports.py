@@ -49,14 +49,10 @@ def _imports_of(file: Path, directory: Path) -> Iterator[str]:
 
 def _that_run_at_once(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     for node in body:
-        if isinstance(node, ast.If) and not _is_type_checking(node):
-            yield from _that_run_at_once(node.body)
-        elif not isinstance(node, ast.If):
+        if not isinstance(node, ast.If):
             yield node
-
-
-def _is_type_checking(node: ast.If) -> bool:
-    return any(word in ast.unparse(node.test) for word in ("TYPE_CHECKING", "__main__"))
+        elif not any(word in ast.unparse(node.test) for word in ("TYPE_CHECKING", "__main__")):
+            yield from _that_run_at_once(node.body)
 
 
 def _local_files(directory: Path, name: str) -> Iterator[Path]:

@@ -43,11 +43,11 @@ def rules_broken(target: Target, options: Options) -> list[Rule]:
 
 
 def _optimizer(options: Options) -> str:
-    return str(options["optimizer_type"] or "")
+    return str(options["optimizer_type"] or "").lower()
 
 
 def _is_bitsandbytes(options: Options) -> bool:
-    name = _optimizer(options).lower()
+    name = _optimizer(options)
     return name.endswith("8bit") or name.startswith(("paged", "bitsandbytes.")) or options["use_8bit_adam"]
 
 
@@ -118,7 +118,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         _ALL,
         "optimizer_type",
-        lambda o: _optimizer(o).lower().startswith("dadapt"),
+        lambda o: _optimizer(o).startswith("dadapt"),
         "the package dadaptation is not among sd-scripts' requirements",
         'use optimizer_type = "Prodigy" or "AdamW"',
         "sd-scripts v0.10.1 train_util.py:5003-5007",

@@ -25,21 +25,11 @@ class TokenCounter:
     """Counts as CLIP's byte-pair encoding does; without ``ranks`` each word counts as one token, the least there is."""
 
     def __init__(self, ranks: Mapping[tuple[str, str], int] | None = None) -> None:
-        self._ranks = ranks
-        self._counted: dict[str, int] = {}
-
-    @property
-    def is_exact(self) -> bool:
-        return self._ranks is not None
+        self.is_exact = ranks is not None
+        self._tokens_of = cache(lambda word: 1 if ranks is None else len(_merged(word, ranks)))
 
     def count(self, caption: str) -> int:
-        words = _WORD.findall(unicodedata.normalize("NFC", caption).lower())
-        return len(words) if self._ranks is None else sum(self._tokens_of(word, self._ranks) for word in words)
-
-    def _tokens_of(self, word: str, ranks: Mapping[tuple[str, str], int]) -> int:
-        if word not in self._counted:
-            self._counted[word] = len(_merged(word, ranks))
-        return self._counted[word]
+        return sum(map(self._tokens_of, _WORD.findall(unicodedata.normalize("NFC", caption).lower())))
 
 
 def _merged(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:

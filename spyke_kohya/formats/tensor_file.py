@@ -76,19 +76,15 @@ def parse_header(read: Callable[[int], bytes], size_bytes: int) -> Header:
 
     ``read`` gives as many of the file's bytes as it is asked for, from the first on. Raises TensorFileError.
     """
-    length = _header_bytes(read(8), size_bytes)
-    metadata, tensors = _parse(read(length))
-    _check_order(tensors.values())
-    return Header(metadata, tensors, 8 + length)
-
-
-def _header_bytes(first: bytes, size_bytes: int) -> int:
+    first = read(8)
     if len(first) < 8:
         raise TensorFileError("its header can't be read: the file ends before it")
     length = int.from_bytes(first, "little")
     if length > min(size_bytes - 8, _MAX_HEADER_BYTES):
         raise TensorFileError("its header can't be read: it would be longer than the file")
-    return length
+    metadata, tensors = _parse(read(length))
+    _check_order(tensors.values())
+    return Header(metadata, tensors, 8 + length)
 
 
 def _parse(text: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:

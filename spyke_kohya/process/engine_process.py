@@ -161,10 +161,9 @@ def _caffeinate(pid: int, env: Mapping[str, str]) -> subprocess.Popen[bytes] | N
     program = shutil.which("caffeinate", path=env.get("PATH"))
     if program is None:
         return None
-    nowhere = subprocess.DEVNULL
-    return subprocess.Popen(
-        [program, "-i", "-w", str(pid)], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
-    )
+    null = subprocess.DEVNULL
+    argv = [program, "-i", "-w", str(pid)]
+    return subprocess.Popen(argv, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
 def ask(

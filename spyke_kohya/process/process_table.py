@@ -53,10 +53,10 @@ def mark_of(pid: int) -> ProcessMark | None:
 
 
 def is_running(mark: ProcessMark) -> bool | None:
-    """Tell whether a marked process still runs; None where that can't be known.
+    """Tell whether a marked process still runs.
 
-    So it is with a number of another namespace, such as a container's, with a process that may not be seen, and with a
-    start that was written in another form where the number is in use.
+    None where that can't be known: a number of another namespace, such as a container's; a process that may not be
+    seen; a number in use, with a start in an unknown form.
     """
     import psutil
 
