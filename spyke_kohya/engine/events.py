@@ -90,7 +90,7 @@ class StateSaved:
 
 @dataclass(frozen=True)
 class ModelSaved:
-    """``model saved.``, the engine's last word on a run that ended well (train_network.py:1729)."""
+    """``model saved.``, the engine's last line of a run that ended well (train_network.py:1729)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The names sd-scripts gives what it saves. It knows names, not directories, and opens nothing.
+"""The names that sd-scripts gives to the files it saves. Names only: no file is opened.
 
 Source: sd-scripts v0.10.1 train_util.py:85-99 and 5767-5783.
 """
@@ -48,8 +48,6 @@ def parse_file_name(name: str) -> FileName | None:
     stem, dot, extension = name.rpartition(".")
     if not stem or f"{dot}{extension}" not in CHECKPOINT_SUFFIXES:
         return None
-    if match := _STEP.fullmatch(stem):
-        return FileName(match["name"], "step", int(match["number"]))
-    if match := _EPOCH.fullmatch(stem):
-        return FileName(match["name"], "epoch", int(match["number"]))
+    if match := _STEP.fullmatch(stem) or _EPOCH.fullmatch(stem):
+        return FileName(match["name"], "step" if match.re is _STEP else "epoch", int(match["number"]))
     return FileName(stem, "final", None)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfileobj
 from typing import BinaryIO
 
 from spyke_kohya.engine.base_model import Family, TellingKeys, family_of
 from spyke_kohya.formats.tensor_file import Header, TensorFileError, not_finite, read_header, read_values
-
-_CHUNK_BYTES = 1 << 22
 
 # What only this family's LoRAs have in their keys (sd-scripts v0.10.1 networks/lora.py:870, lora_sd3.py:233).
 _TELLING_KEYS: TellingKeys = (
@@ -51,7 +50,7 @@ class LoraFile(Header):
 
     @property
     def modules(self) -> list[str]:
-        """The names of the modules."""
+        """The names of the modules, in the order of the file."""
         return [name.removesuffix(_DOWN) for name in self.tensors if name.endswith(_DOWN)]
 
 
@@ -86,10 +85,9 @@ def first_not_finite(file: LoraFile) -> str:
 
 def data_sha256(file: LoraFile) -> str:
     """Hash all the tensors' bytes, whatever the header says."""
-    digest = hashlib.sha256()
-    for chunk in _data_chunks(file):
-        digest.update(chunk)
-    return digest.hexdigest()
+    with file.path.open("rb") as stream:
+        stream.seek(file.data_start)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_with_metadata(file: LoraFile, metadata: Mapping[str, str], stream: BinaryIO) -> None:
@@ -102,12 +100,6 @@ def write_with_metadata(file: LoraFile, metadata: Mapping[str, str], stream: Bin
     encoded += b" " * (-len(encoded) % 8)  # the tensors stay aligned to 8 bytes, as safetensors writes them
     stream.write(struct.pack("<Q", len(encoded)))
     stream.write(encoded)
-    for chunk in _data_chunks(file):
-        stream.write(chunk)
-
-
-def _data_chunks(file: LoraFile) -> Iterator[bytes]:
-    with file.path.open("rb") as stream:
-        stream.seek(file.data_start)
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk
+    with file.path.open("rb") as own:
+        own.seek(file.data_start)
+        copyfileobj(own, stream)

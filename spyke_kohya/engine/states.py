@@ -1,7 +1,7 @@
 """Training states: what sd-scripts saves to go on from, how to ask for it, and which files one has.
 
-A run can be continued rightly from the end of an epoch only (measured: a state from within an epoch repeats steps or
-numbers them wrongly). sd-scripts saves a state wherever it saves a checkpoint, so a state at the end of every epoch
+A run can be continued rightly from the end of an epoch only: a state from within an epoch repeats steps or numbers them
+wrongly (measured). sd-scripts saves a state wherever it saves a checkpoint, so a state at the end of every epoch
 brings an epoch checkpoint with it, and a state with every step checkpoint (sd-scripts v0.10.1 train_network.py:1497,
 1693, 1722).
 """
@@ -53,7 +53,7 @@ def state_saving(options: Mapping[str, Any], *, total_steps: int, steps_per_epoc
     if not options.get("save_last_n_epochs_state"):
         added["save_last_n_epochs_state"] = STATES_KEPT
     if "save_state" in added and options.get("save_every_n_steps") and not options.get("save_last_n_steps_state"):
-        added["save_last_n_steps_state"] = 1  # of those that nobody asked for the newest is enough
+        added["save_last_n_steps_state"] = 1  # the preset did not ask for them: the newest is enough
     return StateSaving(added, epoch_files_unasked=not saves_epochs, other_states_unasked="save_state" in added)
 
 

@@ -22,8 +22,9 @@ TARGET_ENVIRONMENT: Mapping[Target, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """One verdict. ``applies`` is given the options with the parser's defaults filled in, and ``rows_a_batch``: the
-    latent pixels of the largest batch, 0 where the datasets aren't known.
+    """One verdict. ``applies`` gets all options, defaults included, and ``rows_a_batch``.
+
+    That is the latent pixels of the largest batch, 0 where the datasets aren't known.
     """
 
     code: str
@@ -190,7 +191,7 @@ RULES: tuple[Rule, ...] = (
         _MPS,
         "torch_compile",
         lambda o: o["torch_compile"],
-        "torch.compile's Metal backend is a prototype whose backward failed in several releases",
+        "torch.compile's Metal backend is a prototype: its backward pass failed in several releases",
         "remove torch_compile",
         "pytorch#150121",
     ),
@@ -240,7 +241,7 @@ RULES: tuple[Rule, ...] = (
         _MPS,
         "persistent_data_loader_workers",
         lambda o: o["max_data_loader_n_workers"] > 0 and not o["persistent_data_loader_workers"],
-        "loader workers are spawned anew at every epoch, 12 s and up to 0.9 GB each: more workers cost more",
+        "loader workers are started again at every epoch, 12 s and up to 0.9 GB each: more workers cost more",
         "set persistent_data_loader_workers = true, or max_data_loader_n_workers = 0",
         "measured on sd-scripts v0.10.1, forced spawn",
     ),

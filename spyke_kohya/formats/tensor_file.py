@@ -134,7 +134,7 @@ def read_values(stream: BinaryIO, header: Header, name: str) -> NDArray[Any]:
 
 
 def _numbers(data: bytes, tensor: Tensor) -> NDArray[Any]:
-    import numpy as np  # takes 0.1 s, and who reads headers needs none
+    import numpy as np  # takes 0.1 s, and headers need none
 
     numbers: NDArray[Any] = np.frombuffer(data, _DTYPES[tensor.dtype])
     if tensor.dtype == "BF16":  # the upper half of a float32

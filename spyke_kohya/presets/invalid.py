@@ -16,6 +16,9 @@ _SHAPES = {
     "model_type": "expected a table",
     "dict_type": "expected a table",
     "string_type": "expected text in quotes",
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
 }
 
 

@@ -1,4 +1,4 @@
-"""From a preset's name to a typed preset, or to everything that is wrong with the file."""
+"""Reads a preset by its name: a typed preset, or everything that is wrong with the file."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _File:
 def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
     """Load the preset ``name``, a path or a bare name, with ``--set`` settings put over its values.
 
-    A file that is missing or broken is no exception here: it has findings under ``schema.``, as any other fault.
+    A missing or broken file raises nothing: it has findings under ``schema.``, as for any other fault.
     Raises UsageError for a setting that is not ``a.b=value``.
     """
     file = _read(name, root, is_preset_file=True)

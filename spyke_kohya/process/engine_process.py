@@ -37,7 +37,7 @@ LADDER = (Rung(signal.SIGINT, 15.0), Rung(signal.SIGTERM, 5.0), Rung(signal.SIGK
 class EngineProcess:
     """A started engine: read its merged output until ``b""``, then ``wait`` for its exit code.
 
-    As a context it leaves nothing behind: whatever still runs at its end is killed.
+    As a context it kills at its end what still runs.
     """
 
     def __init__(
@@ -94,17 +94,19 @@ class EngineProcess:
     def read(self, timeout_s: float) -> bytes | None:
         """Return the next bytes; None when there were none in time; ``b""`` when the output and the leader have ended.
 
-        A leader that has ended while its group still holds the pipe has orphaned its trainer: the group is ended.
+        A leader that ends while its group still holds the pipe has orphaned its trainer: the group is then killed.
         """
         self._end_stragglers()
-        if self._output_ended:
-            return self._leader_end(timeout_s)
-        if not self._selector.select(timeout_s):
-            return None
-        if data := os.read(self._output.fileno(), _CHUNK_BYTES):
-            return data
-        self._output_ended = True
-        return self._leader_end(timeout_s)
+        if not self._output_ended:
+            if not self._selector.select(timeout_s):
+                return None
+            if data := os.read(self._output.fileno(), _CHUNK_BYTES):
+                return data
+            self._output_ended = True
+        with suppress(subprocess.TimeoutExpired):  # a leader that closed its output may still train
+            self._popen.wait(timeout_s)
+            return b""
+        return None
 
     def wait(self) -> int:
         """Reap the leader, end what is left of its group, and return the exit code (negative: the signal)."""
@@ -136,14 +138,6 @@ class EngineProcess:
                 if data:
                     on_output(data)
         return self.wait()
-
-    def _leader_end(self, timeout_s: float) -> bytes | None:
-        """Return ``b""`` when the leader has ended in time: one that closed its output may still train."""
-        try:
-            self._popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
-        return b""
 
     def _end_stragglers(self) -> None:
         if self._leader_ended_at is None:

@@ -1,6 +1,6 @@
 """The processes of this machine: which one a number means, and what is left of a group.
 
-psutil knows it on every system; it is imported late, for that takes 0.03 s. A zombie counts as ended.
+psutil reads them on every system. It is imported late: that takes 0.03 s. A zombie counts as ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ProcessMark:
     """A process and when it began: numbers are used again, both together are not.
 
     ``started`` is in seconds since 1970, on Linux with ``@`` and the namespace of the number. Earlier versions wrote
-    the start of the machine and clock ticks since then, ``BOOT+TICKS``, and on a Mac what ps printed.
+    the start of the machine and clock ticks since then, ``BOOT+TICKS``, and on a Mac the words of ps.
     """
 
     pid: int
