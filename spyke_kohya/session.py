@@ -377,10 +377,10 @@ class Session:
         if loaded.training is None:
             return []
         from spyke_kohya.audit.output import check_in_use
-        from spyke_kohya.engine.command import expand_home
+        from spyke_kohya.engine.command import path_option
         from spyke_kohya.presets.loading import shown_path
 
-        output_dir = self.root / str(expand_home("output_dir", loaded.training.options["output_dir"]))
+        output_dir = path_option(loaded.training.options, "output_dir", self.root)
         return check_in_use(output_dir, shown_path(loaded.path, self.root))
 
     def _samples_in(self, preset: str) -> Samples:

@@ -163,9 +163,9 @@ def test_setting_steps_takes_epochs_away_and_expects_them():
 
 
 def test_setting_epochs_takes_steps_away_and_expects_what_was_expected():
-    changed = apply_setting({"train_network": {"max_train_steps": 20}} | DOCUMENT, "train_network.max_train_epochs=2")
-    assert changed["train_network"]["max_train_epochs"] == 2
-    assert "max_train_steps" not in changed["train_network"]
+    document = DOCUMENT | {"train_network": {"max_train_steps": 20, "output_name": "v1"}}
+    changed = apply_setting(document, "train_network.max_train_epochs=2")
+    assert changed["train_network"] == {"max_train_epochs": 2, "output_name": "v1"}
     assert changed["expect"] == {"total_steps": 1840}
 
 

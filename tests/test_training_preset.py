@@ -76,6 +76,20 @@ def test_all_faults_are_said_at_once():
     assert "did you mean `learning_rate`?" in messages
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset": 5}, "expected text in quotes, got the whole number 5"),
+        ({"launch": 5}, "expected a table, got the whole number 5"),
+        ({"train_network": "x"}, "expected a table, got the text 'x'"),
+        ({"expect": {"total_steps": "9"}}, "expected a whole number, got the text '9'"),
+    ],
+)
+def test_a_wrong_value_is_described_as_in_a_dataset_preset(changes, expected):
+    _, (finding,) = parse_training_preset(document(**changes), "p.toml")
+    assert finding.message == expected
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_every_number_is_finite(number):
     assert faults(

@@ -10,7 +10,7 @@ from typing import Any
 
 from spyke_kohya.engine.base_model import inspect_base_model, read_weights
 from spyke_kohya.engine.batching import Size
-from spyke_kohya.engine.command import expand_home
+from spyke_kohya.engine.command import path_option
 from spyke_kohya.findings import Finding, error, warning
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -24,7 +24,7 @@ FULL_SIZE = 500_000_000
 
 def base_path(options: Mapping[str, Any], root: Path) -> Path:
     """Where the base model is, if it is on the disk."""
-    return root / str(expand_home("pretrained_model_name_or_path", options["pretrained_model_name_or_path"]))
+    return path_option(options, "pretrained_model_name_or_path", root)
 
 
 def check_base_model(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from spyke_kohya.audit.base import check_base_model
 from spyke_kohya.audit.output import nearest_that_stands
 from spyke_kohya.engine.base_model import inspect_base_model
-from spyke_kohya.engine.command import expand_home
+from spyke_kohya.engine.command import path_option
 from spyke_kohya.engine.imports import required_modules
 from spyke_kohya.engine.release import COMMIT, RELEASE, SCRIPT, Engine
 from spyke_kohya.errors import EngineError
@@ -207,7 +207,7 @@ def _base_model(patient: Patient) -> Iterator[Check]:
         status: Status = "fault" if finding.severity == "error" else "warning"
         yield Check("base model", status, finding.message, finding.remedy)
     if not findings:
-        name = str(expand_home("pretrained_model_name_or_path", options["pretrained_model_name_or_path"]))
+        name = path_option(options, "pretrained_model_name_or_path", Path())
         header = inspect_base_model(patient.root / name)
         yield Check("base model", "ok", f"{name}: {header.family}, {header.form}")
 
@@ -228,14 +228,13 @@ def _tokenizer(patient: Patient) -> Check:
 
 def _tokenizer_places(patient: Patient) -> Iterator[Path]:
     options = patient.preset.effective_options if patient.preset else {}
-    cache = options.get("tokenizer_cache_dir")
-    under = patient.root / str(expand_home("tokenizer_cache_dir", cache)) if cache else None
+    under = path_option(options, "tokenizer_cache_dir", patient.root) if options.get("tokenizer_cache_dir") else None
     return tokenizer_directories(under, patient.environment, patient.home)
 
 
 def _disk(patient: Patient) -> Check:
-    output = patient.preset.options["output_dir"] if patient.preset else "."
-    place = nearest_that_stands(patient.root / str(expand_home("output_dir", output)))
+    options = patient.preset.options if patient.preset else {"output_dir": "."}
+    place = nearest_that_stands(path_option(options, "output_dir", patient.root))
     free = shutil.disk_usage(place).free
     about = f"{free / 1e9:.0f} GB free at {place}"
     if free > _FEW_BYTES:

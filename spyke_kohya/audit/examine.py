@@ -20,7 +20,7 @@ from spyke_kohya.dataset.copies import alike
 from spyke_kohya.dataset.pictures import Pictures
 from spyke_kohya.dataset.scan import Caption, Scan, SizeOf, header_size, read_captions, scan, scan_folder
 from spyke_kohya.engine.base_model import inspect_base_model
-from spyke_kohya.engine.command import expand_home
+from spyke_kohya.engine.command import path_option
 from spyke_kohya.findings import Finding, errors_in, grouped
 from spyke_kohya.formats.clip_tokens import DEFAULT_LIMIT, TokenCounter, read_token_counter, tokenizer_directories
 from spyke_kohya.plan.plan import Plan, make_plan
@@ -140,8 +140,7 @@ def _rules(
     limit = options.get("max_token_length") or DEFAULT_LIMIT
     counter = TokenCounter()
     if any(len(caption.text) > limit for caption in captions):
-        cache = options.get("tokenizer_cache_dir")
-        under = root / str(expand_home("tokenizer_cache_dir", cache)) if cache else None
+        under = path_option(options, "tokenizer_cache_dir", root) if options.get("tokenizer_cache_dir") else None
         counter = read_token_counter(tokenizer_directories(under, means.environment, means.home))
     return Rules(training.expect.trigger if training else None, counter, limit)
 
@@ -173,8 +172,8 @@ def _sized(plan: Plan | None, options: Mapping[str, Any], root: Path) -> Plan | 
 
     The estimate is for that one.
     """
-    name = options.get("pretrained_model_name_or_path")
-    header = inspect_base_model(root / str(expand_home("pretrained_model_name_or_path", name))) if name else None
+    name = "pretrained_model_name_or_path"
+    header = inspect_base_model(path_option(options, name, root)) if options.get(name) else None
     if plan is None or header is None or header.form == "missing" or header.family == "SD1.5":
         return plan
     return replace(plan, checkpoint_bytes=None, state_bytes=None)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spyke_kohya.engine.command import expand_home
+from spyke_kohya.engine.command import path_option
 from spyke_kohya.errors import SpykeError
 from spyke_kohya.findings import Finding, error, warning
 from spyke_kohya.plan.plan import Plan
@@ -18,7 +18,7 @@ from spyke_kohya.record.exclusive import live_run
 def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, where: str) -> list[Finding]:
     """Return findings on ``output_dir`` and ``output_name``; nothing is made or written."""
     place = f"{where}: [train_network] output_dir"
-    directory = root / str(expand_home("output_dir", options["output_dir"]))
+    directory = path_option(options, "output_dir", root)
     standing = nearest_that_stands(directory)
     if not standing.is_dir():
         return [error("output.not-a-directory", place, f"{standing} is a file", "name another directory")]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from spyke_kohya.formats.tensor_file import TensorFileError, read_header
 
 Family = Literal["SD1.5", "SD2", "SDXL", "SD3", "FLUX", "unknown"]
+TellingKeys: TypeAlias = tuple[tuple[str, Family], ...]
+"""How a tensor's name begins that only one family has."""
 
 # A tensor that only this family's original checkpoints have (sd-scripts v0.10.1 model_util.py, sdxl_model_util.py).
-_TELLING_KEYS: tuple[tuple[str, Family], ...] = (
+_TELLING_KEYS: TellingKeys = (
     ("conditioner.embedders.1.model.", "SDXL"),
     ("model.diffusion_model.joint_blocks.", "SD3"),
     ("double_blocks.", "FLUX"),
@@ -52,16 +55,14 @@ def inspect_base_model(path: Path) -> BaseHeader:
     if path.suffix.lower() != ".safetensors":
         return BaseHeader("pickle", "unknown")
     try:
-        return BaseHeader("safetensors", family_of(list(read_header(path).tensors)))
+        return BaseHeader("safetensors", family_of(read_header(path).tensors, _TELLING_KEYS) or "unknown")
     except TensorFileError as fault:
         return BaseHeader("broken", "unknown", f"not a readable safetensors file: {fault}")
 
 
-def family_of(tensor_names: list[str]) -> Family:
-    for prefix, family in _TELLING_KEYS:
-        if any(name.startswith(prefix) for name in tensor_names):
-            return family
-    return "unknown"
+def family_of(tensor_names: Collection[str], telling: TellingKeys) -> Family | None:
+    """Return the family of the first prefix that a tensor's name has."""
+    return next((family for key, family in telling if any(name.startswith(key) for name in tensor_names)), None)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights | None:
-    """What is in a base model's tensors, by their headers; None where that can't be read, as of a pickle."""
+    """Read from its headers what a base model's tensors hold; None where that can't be read, as of a pickle."""
     parts = ("unet", "text_encoder", "vae")
     try:
         files = [path] if path.is_file() else [file for part in parts for file in (path / part).glob("*.safetensors")]

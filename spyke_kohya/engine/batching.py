@@ -21,7 +21,7 @@ class BatchingError(ValueError):
 
 
 def adjust_bucket_limits(resolution: Size, min_reso: int, max_reso: int, steps: int) -> tuple[int, int]:
-    """The smallest and largest bucket side, moved outwards to multiples of ``steps``.
+    """Return the smallest and largest bucket side, moved outwards to multiples of ``steps``.
 
     Raises BatchingError where the resolution doesn't lie between them (sd-scripts v0.10.1 train_util.py:747).
     """
@@ -37,15 +37,14 @@ def adjust_bucket_limits(resolution: Size, min_reso: int, max_reso: int, steps: 
 
 
 def bucket_resolutions(max_reso: Size, min_size: int, max_size: int, steps: int) -> list[Size]:
-    """Every bucket sd-scripts may put an image into, sorted (sd-scripts v0.10.1 model_util.py:1316).
+    """Return every bucket sd-scripts may put an image into, sorted (sd-scripts v0.10.1 model_util.py:1316).
 
     No bucket has more pixels than ``max_reso``. Raises BatchingError for a ``min_size`` below 1, for sd-scripts
     then divides by zero.
     """
     if min_size < 1:
-        raise BatchingError(
-            f"min_bucket_reso, rounded down to a multiple of {steps}, is {min_size}: sd-scripts divides by it"
-        )
+        rounded = f"min_bucket_reso, rounded down to a multiple of {steps}, is {min_size}"
+        raise BatchingError(f"{rounded}: sd-scripts divides by it")
     area = max_reso[0] * max_reso[1]
     square = int(math.sqrt(area) // steps) * steps
     found = {(square, square)}
@@ -57,7 +56,7 @@ def bucket_resolutions(max_reso: Size, min_size: int, max_size: int, steps: int)
 
 
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
-    """The bucket for an image that may be enlarged: its own size if that is one, else the nearest aspect ratio.
+    """Find the bucket for an image that may be enlarged: its own size if that is one, else the nearest aspect ratio.
 
     Of two that are equally near, the first wins (sd-scripts v0.10.1 train_util.py:286, numpy's argmin).
     Raises BatchingError for an image without a width or a height.
@@ -69,7 +68,7 @@ def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
 
 
 def shrunk_bucket(size: Size, max_area: int, steps: int) -> Size:
-    """The bucket for an image that is never enlarged (``bucket_no_upscale``; sd-scripts v0.10.1 train_util.py:311).
+    """Find the bucket for an image that is never enlarged (``bucket_no_upscale``; train_util.py:311).
 
     A side can come out as 0 for a small image: sd-scripts counts it into its plan and fails at its batch.
     Raises BatchingError for an image so narrow or so small that sd-scripts divides by zero.
@@ -86,7 +85,7 @@ def shrunk_bucket(size: Size, max_area: int, steps: int) -> Size:
 
 
 def size_before_cropping(size: Size, bucket: Size, *, no_upscale: bool, max_area: int, steps: int) -> Size:
-    """What an image is scaled to before its middle is cut out as its bucket (sd-scripts v0.10.1 train_util.py:299)."""
+    """Return the size an image is scaled to before it is cropped to its bucket (train_util.py:299)."""
     if no_upscale:
         return _shrunk(size, _aspect_ratio(size), max_area, steps) if size[0] * size[1] > max_area else size
     wider = _aspect_ratio(size) > bucket[0] / bucket[1]
@@ -101,7 +100,7 @@ def _aspect_ratio(size: Size) -> float:
 
 
 def _shrunk(size: Size, ratio: float, max_area: int, steps: int) -> Size:
-    """``size`` at no more than ``max_area``, one side a multiple of ``steps``: the side that distorts less."""
+    """Scale ``size`` down to ``max_area``, one side a multiple of ``steps``: the side that distorts less."""
     width = math.sqrt(max_area * ratio)
     height = max_area / width
     if abs(width / height - ratio) >= 1e-2:
@@ -121,7 +120,7 @@ def _round_to(length: float, steps: int) -> int:
 
 
 def balance_regularisation(num_train_repeated: int, repeats: Sequence[int]) -> list[int]:
-    """How often each regularisation image is used in an epoch, given the repeats of each, in order.
+    """Count how often each regularisation image is used in an epoch, given the repeats of each, in order.
 
     They are taken in order, each with its own repeats, until they reach the training images; if they run out, each is
     repeated once more, round and round. 0 is an image that is never used (sd-scripts v0.10.1 train_util.py:2166).
@@ -138,22 +137,22 @@ def balance_regularisation(num_train_repeated: int, repeats: Sequence[int]) -> l
 
 
 def training_part(images: Sequence[T], split: float) -> Sequence[T]:
-    """The shuffled images that are trained on: the first ceil(n (1 - split)) (sd-scripts v0.10.1 train_util.py:172)."""
+    """Return the shuffled images that are trained on: the first ceil(n (1 - split)) (train_util.py:172)."""
     return images[0 : math.ceil(len(images) * (1 - split))]
 
 
 def validation_part(images: Sequence[T], split: float) -> Sequence[T]:
-    """The shuffled images that are validated on: the last round(n split) (sd-scripts v0.10.1 train_util.py:176)."""
+    """Return the shuffled images that are validated on: the last round(n split) (train_util.py:176)."""
     return images[len(images) - round(len(images) * split) :]
 
 
 def shuffled(count: int, chance: random.Random) -> list[int]:
-    """The indices 0 to ``count - 1`` as sd-scripts shuffles them before a split; it moves ``chance`` on."""
+    """Return 0 to ``count - 1`` as sd-scripts shuffles them before a split; it draws from ``chance``."""
     order = list(range(count))
     chance.shuffle(order)
     return order
 
 
 def batches_of(bucket_counts: Iterable[int], batch_size: int) -> int:
-    """Batches an epoch: no batch mixes two buckets (sd-scripts v0.10.1 train_util.py:1079)."""
+    """Count the batches of an epoch: no batch mixes two buckets (sd-scripts v0.10.1 train_util.py:1079)."""
     return sum(math.ceil(count / batch_size) for count in bucket_counts)

@@ -19,7 +19,7 @@ _STATE_NUMBER_BYTES = 4
 
 
 def checkpoint_bytes(options: Mapping[str, object]) -> int | None:
-    """The size in bytes of each checkpoint, to about 0.1 %; None where the network isn't known here.
+    """Estimate the bytes of each checkpoint, to about 0.1 %; None where the network isn't known here.
 
     ``options`` are train_network.py's. Rank 32 in float is 75,614,824 bytes on the real engine.
     """
@@ -28,7 +28,7 @@ def checkpoint_bytes(options: Mapping[str, object]) -> int | None:
 
 
 def state_bytes(options: Mapping[str, object]) -> int | None:
-    """About how many bytes a saved state takes, as AdamW's does; None where the network isn't known here.
+    """Estimate the bytes of a saved state, for AdamW; None where the network isn't known here.
 
     28.6 MB at rank 4 on the real engine.
     """

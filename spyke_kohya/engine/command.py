@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spyke_kohya.engine.options import OptionValue, Scalar, option_arguments
 from spyke_kohya.engine.targets import TARGET_ENVIRONMENT, Target
@@ -59,12 +60,12 @@ class LockedCommand:
     cwd: Path
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """The whole environment of the engine's process."""
+        """Return the whole environment of the engine's process."""
         kept = {name: value for name, value in inherited.items() if name not in self.env_removed}
         return kept | dict(self.env)
 
     def as_shell(self) -> str:
-        """A script that runs the same command by hand."""
+        """Write a shell script that runs the same command by hand."""
         names = [name for name in self.env_removed if _SHELL_NAME.fullmatch(name)]  # no shell hands on the others
         unset = [f"unset {' '.join(names)}"] if names else []
         exports = [f"export {name}={shlex.quote(value)}" for name, value in self.env.items()]
@@ -109,14 +110,13 @@ def lock_command(
 
 
 def program_environment(target: Target, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment of another program of the engine: the caller's, less what interferes, plus the target's."""
+    """Return the environment of another program of the engine: the caller's and the target's, less what interferes."""
     kept = {name: value for name, value in inherited.items() if not _interferes(name)}
     return {**kept, **COMMON_ENVIRONMENT, **TARGET_ENVIRONMENT[target]}
 
 
 def accelerate_config(target: Target) -> str:
-    """The YAML that stands in for a user's own ``default_config.yaml``: one process on the target's device."""
-    use_cpu = "true" if target == "cpu" else "false"
+    """Return the YAML used instead of a user's ``default_config.yaml``: one process on the target's device."""
     return (
         "compute_environment: LOCAL_MACHINE\n"
         "debug: false\n"
@@ -130,7 +130,7 @@ def accelerate_config(target: Target) -> str:
         "num_processes: 1\n"
         "rdzv_backend: static\n"
         "same_network: true\n"
-        f"use_cpu: {use_cpu}\n"
+        f"use_cpu: {str(target == 'cpu').lower()}\n"
     )
 
 
@@ -141,8 +141,13 @@ def expand_home(name: str, value: OptionValue) -> OptionValue:
     return [_expanded(item) for item in value] if isinstance(value, list) else _expanded(value)
 
 
+def path_option(options: Mapping[str, Any], name: str, root: Path) -> Path:
+    """Return the path that an option names: relative to ``root``, with ``~`` expanded."""
+    return root / expand_tilde(str(options[name]))
+
+
 def expand_tilde(path: str) -> str:
-    """``path`` with ``~`` written out; the home of a user that is unknown here stays as it is."""
+    """Return ``path`` with ``~`` written out; the home of a user who is unknown here stays as it is."""
     if not path.startswith("~"):
         return path
     try:

@@ -73,7 +73,7 @@ class ConsoleParser:
         self._settled = False
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that ``data``, the next bytes of the console, completes."""
+        """Return the events that ``data``, the next bytes of the console, completes."""
         segments = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
         self._rest = _bounded(segments.pop())
         for segment in segments:
@@ -82,11 +82,11 @@ class ConsoleParser:
         return self._taken()
 
     def finish(self) -> list[Event]:
-        """The events still open when the console has ended."""
+        """Return the events still open when the console has ended."""
         self._read(self._rest)
         self._rest = b""
         self._close()
-        self._tell_step()
+        self._report_step()
         return self._taken()
 
     def _taken(self) -> list[Event]:
@@ -102,8 +102,7 @@ class ConsoleParser:
         elif (at := segment.find(b"%|")) >= 0:
             bar = _OTHER_BAR.match(segment, at)
         if bar:
-            if self._open:
-                self._close()
+            self._close()
             segment = segment[bar.end() :]
         if segment and not segment.isspace():
             self._read_text(segment)
@@ -118,21 +117,22 @@ class ConsoleParser:
         step, postfix = int(bar[1]), bar[8]
         is_new = step != self._step
         if is_new:
-            self._tell_step()
+            self._report_step()
             self._step = step
         if is_new or not self._settled:
             self._pending = bar
             self._settled = self._accumulates and (not is_new or postfix != self._postfix)
         self._postfix = postfix
 
-    def _tell_step(self) -> None:
+    def _report_step(self) -> None:
         if self._pending and self._step:
             self._events.append(_step_of(self._pending))
         self._pending = None
 
     def _read_text(self, line: bytes) -> None:
-        if self._open and self._open_takes(line):
+        if self._open and not _is_of_its_own(line) and self._open.takes(_text(line)):
             return
+        self._close()
         if record := _RECORD.match(line):
             self._read_record(record[1].decode(), line)
         elif line.startswith(_TRACEBACK_HEAD):
@@ -143,16 +143,10 @@ class ConsoleParser:
             self._read_print(line)
         self._previous = line[:100]
 
-    def _open_takes(self, line: bytes) -> bool:
-        if self._open and not _is_of_its_own(line) and self._open.takes(_text(line)):
-            return True
-        self._close()
-        return False
-
     def _close(self) -> None:
         match self._open:
             case LogRecord() as record:
-                self._tell_record(record)
+                self._report_record(record)
             case Traceback(of_launcher=True, exception=exception):
                 self._events.append(EngineFault("launcher", exception or _CUT_OFF))
             case Traceback(exception=exception, text=text):
@@ -163,7 +157,7 @@ class ConsoleParser:
         if level in ("WARNING", "ERROR", "CRITICAL") or b"Random states saved in" in line or b"model saved." in line:
             self._open = LogRecord(level, _text(line))
 
-    def _tell_record(self, record: LogRecord) -> None:
+    def _report_record(self, record: LogRecord) -> None:
         text = record.text
         if record.level == "WARNING":
             self._events.append(EngineWarning(text))
@@ -183,7 +177,8 @@ class ConsoleParser:
         complete = len(self._summary) == len(_SUMMARY)
         self._summary[name] = _text(value)
         if not complete and len(self._summary) == len(_SUMMARY):
-            header = _header_of(self._summary)
+            numbers = {name: int(value) for name, value in self._summary.items() if name != "batch_size"}
+            header = Header(batch_size=self._summary["batch_size"], **numbers)
             self._accumulates = header.gradient_accumulation_steps > 1
             self._events.append(header)
 
@@ -205,7 +200,6 @@ class ConsoleParser:
 
 
 def _is_of_its_own(line: bytes) -> bool:
-    """Whether ``line`` can't belong to a traceback or record that stands open."""
     return line.startswith(_PRINTED) or bool(_RECORD.match(line) or _EPOCH.match(line))
 
 
@@ -224,11 +218,6 @@ def _number(text: bytes) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def _header_of(summary: dict[str, str]) -> Header:
-    numbers = {name: int(value) for name, value in summary.items() if name != "batch_size"}
-    return Header(batch_size=summary["batch_size"], **numbers)
 
 
 def _bounded(segment: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What the engine's console tells, as values: the events that ``console.py`` reads out of it, and why a run failed.
+"""The events that ``console.py`` reads from the engine's console, as values, and why a run failed.
 
 How sd-scripts prints them is left to ``console.py``.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, get_args
 
 from spyke_kohya.engine.filenames import parse_file_name
 
+# In the order of what explains a failure best: the engine's own words go before the launcher's.
 FaultKind = Literal["usage", "no-data", "traceback", "log-error", "launcher"]
 
 
@@ -46,7 +47,7 @@ class EpochStarted:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step, told when the next one shows or the console ends: only then is its ``avr_loss`` sure.
+    """One optimizer step, reported when the next one begins or the console ends: only then is its ``avr_loss`` sure.
 
     ``avr_loss`` has 3 significant digits and may be nan; it is None where the bar never showed one.
     ``seconds_per_step`` is the mean since the start. ``total`` is the bar's, which a resumed run doesn't reach.
@@ -68,7 +69,7 @@ class CheckpointAnnounced:
 
     @property
     def step(self) -> int:
-        """The step it was saved at: the one in its name, since a bar may skip a rendering; else the last one shown."""
+        """The step it was saved at: the one in its name, else the last one shown, for a bar may skip a step."""
         named = parse_file_name(PurePath(self.path).name)
         return named.number if named and named.kind == "step" and named.number is not None else self.after_step
 
@@ -89,7 +90,7 @@ class StateSaved:
 
 @dataclass(frozen=True)
 class ModelSaved:
-    """``model saved.``, the engine's last word on a run that ended well (train_network.py:1729)."""
+    """``model saved.``, the engine's last line of a run that ended well (train_network.py:1729)."""
 
 
 @dataclass(frozen=True)
@@ -125,27 +126,21 @@ _NAMES_THE_FILE = ("Error loading file: ", "failed to get image size: ")
 
 
 def cause_of(events: Iterable[Event]) -> str | None:
-    """The one sentence that tells a person why the engine failed, or None where nothing on the console does.
+    """Find the one sentence that says why the engine failed, or None where nothing on the console does.
 
-    The engine's own words go before the launcher's; where an image could not be read, its path is added.
+    Where an image could not be read, its path is added.
     """
-    told = list(events)
-    faults = {event.kind: event.text for event in told if isinstance(event, EngineFault)}
-    kinds: tuple[FaultKind, ...] = ("usage", "no-data", "traceback", "log-error", "launcher")
-    kind = next((kind for kind in kinds if kind in faults), None)
+    seen = list(events)
+    faults = {event.kind: event.text for event in seen if isinstance(event, EngineFault)}
+    kind = next((kind for kind in get_args(FaultKind) if kind in faults), None)
     if kind is None:
         return None
-    file = next(filter(None, map(_names_the_file, reversed(told))), None) if kind == "traceback" else None
-    return f"{_english(faults[kind])} ({file})" if file else _english(faults[kind])
-
-
-def _names_the_file(event: Event) -> str | None:
-    if isinstance(event, EngineFault | EngineWarning) and event.text.startswith(_NAMES_THE_FILE):
-        return event.text
-    return None
+    texts = [event.text for event in seen if isinstance(event, EngineFault | EngineWarning)]
+    files = [text for text in texts if text.startswith(_NAMES_THE_FILE)] if kind == "traceback" else []
+    return f"{_english(faults[kind])} ({files[-1]})" if files else _english(faults[kind])
 
 
 def _english(text: str) -> str:
-    """sd-scripts says most things twice, ``english / japanese``."""
+    """Return the English of a text that sd-scripts prints twice, as ``english / japanese``."""
     english, _, japanese = text.partition(" / ")
     return english if any(character > "\u3000" for character in japanese) else text

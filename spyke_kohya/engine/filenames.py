@@ -1,4 +1,4 @@
-"""The names sd-scripts gives what it saves. It knows names, not directories, and opens nothing.
+"""The names that sd-scripts gives to the files it saves. Names only: no file is opened.
 
 Source: sd-scripts v0.10.1 train_util.py:85-99 and 5767-5783.
 """
@@ -10,9 +10,6 @@ from typing import Literal, NamedTuple
 
 CheckpointKind = Literal["step", "epoch", "final"]
 
-DEFAULT_STEP_NAME = "at"
-DEFAULT_EPOCH_NAME = "epoch"
-DEFAULT_LAST_NAME = "last"
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".ckpt")  # --save_model_as
 
 _STEP = re.compile(r"(?P<name>.+)-step(?P<number>\d{8,})")
@@ -28,15 +25,15 @@ class FileName(NamedTuple):
 
 
 def step_file(output_name: str | None, step: int, suffix: str = ".safetensors") -> str:
-    return f"{output_name or DEFAULT_STEP_NAME}-step{step:08d}{suffix}"
+    return f"{output_name or 'at'}-step{step:08d}{suffix}"
 
 
 def epoch_file(output_name: str | None, epoch: int, suffix: str = ".safetensors") -> str:
-    return f"{output_name or DEFAULT_EPOCH_NAME}-{epoch:06d}{suffix}"
+    return f"{output_name or 'epoch'}-{epoch:06d}{suffix}"
 
 
 def last_file(output_name: str | None, suffix: str = ".safetensors") -> str:
-    return f"{output_name or DEFAULT_LAST_NAME}{suffix}"
+    return f"{output_name or 'last'}{suffix}"
 
 
 def epoch_state_dir(output_name: str | None, epoch: int) -> str:
@@ -51,8 +48,6 @@ def parse_file_name(name: str) -> FileName | None:
     stem, dot, extension = name.rpartition(".")
     if not stem or f"{dot}{extension}" not in CHECKPOINT_SUFFIXES:
         return None
-    if match := _STEP.fullmatch(stem):
-        return FileName(match["name"], "step", int(match["number"]))
-    if match := _EPOCH.fullmatch(stem):
-        return FileName(match["name"], "epoch", int(match["number"]))
+    if match := _STEP.fullmatch(stem) or _EPOCH.fullmatch(stem):
+        return FileName(match["name"], "step" if match.re is _STEP else "epoch", int(match["number"]))
     return FileName(stem, "final", None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def required_modules(directory: Path, script: str) -> frozenset[str]:
-    """The top-level names of all third-party modules that ``script`` and the modules it imports must find.
+    """Return the top-level names of all third-party modules that ``script`` and the modules it imports must find.
 
     Only imports that run at the start count: those in a function or behind ``try`` are optional. A file that can't be
     read or parsed adds nothing. Takes about a second on sd-scripts.
@@ -41,32 +41,22 @@ def _imports_of(file: Path, directory: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, file, directory)
+            package = file.relative_to(directory).parts[: -node.level] if node.level else ()
+            base = ".".join([*package, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def _that_run_at_once(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     for node in body:
-        if isinstance(node, ast.If) and not _is_type_checking(node):
-            yield from _that_run_at_once(node.body)
-        elif not isinstance(node, ast.If):
+        if not isinstance(node, ast.If):
             yield node
-
-
-def _is_type_checking(node: ast.If) -> bool:
-    return any(word in ast.unparse(node.test) for word in ("TYPE_CHECKING", "__main__"))
-
-
-def _absolute(node: ast.ImportFrom, file: Path, directory: Path) -> str:
-    if not node.level:
-        return node.module or ""
-    package = file.parent.relative_to(directory).parts[: len(file.parent.relative_to(directory).parts) - node.level + 1]
-    return ".".join([*package, *([node.module] if node.module else [])])
+        elif not any(word in ast.unparse(node.test) for word in ("TYPE_CHECKING", "__main__")):
+            yield from _that_run_at_once(node.body)
 
 
 def _local_files(directory: Path, name: str) -> Iterator[Path]:
-    """The files of the engine's own that ``import name`` runs: the module's, and those of the packages around it."""
+    """Find the engine's own files that ``import name`` runs: the module's, and those of the packages around it."""
     parts = name.split(".") if name else []
     for length in range(1, len(parts) + 1):
         place = directory.joinpath(*parts[:length])

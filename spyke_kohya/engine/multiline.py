@@ -34,7 +34,7 @@ class LogRecord:
         self._lines = [message[_MESSAGE_COLUMN:].strip()]
 
     def takes(self, line: str) -> bool:
-        """Whether ``line`` belongs to the record; if so it is kept (the first 60 are)."""
+        """Tell whether ``line`` belongs to the record, and keep it if so (the first 60)."""
         if not line.startswith(" " * _MESSAGE_COLUMN):
             return False
         if len(self._lines) < MAX_LINES:
@@ -64,7 +64,7 @@ class Traceback:
         self._after_frame = False
 
     def takes(self, line: str) -> bool:
-        """Whether ``line`` belongs to the traceback: all does, but for another one that isn't chained to it."""
+        """Tell whether ``line`` belongs to the traceback: all do, except another one that isn't chained to it."""
         if line.startswith(TRACEBACK_HEAD) and self._lines[-1] not in _CHAINED:
             return False
         self._note_exception(line)
@@ -86,12 +86,12 @@ class Traceback:
 
 
 def _short(exception: str) -> str:
-    """A launcher's CalledProcessError without the command, which is the longest and least useful part."""
+    """Shorten a launcher's CalledProcessError: its command is the longest and least useful part."""
     if exception.startswith("subprocess.CalledProcessError: ") and (end := _LAUNCHER_END.search(exception)):
         return end[1]
     return exception[:MAX_LINE_CHARS]
 
 
 def _cells(text: str) -> int:
-    """Columns that ``text`` takes on a terminal."""
+    """Count the columns that ``text`` takes on a terminal."""
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)

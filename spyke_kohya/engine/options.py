@@ -75,22 +75,18 @@ class Option:
 
 @cache
 def train_network_options() -> Mapping[str, Option]:
-    """Every option of ``train_network.py`` at the pinned release, by its key."""
+    """Return every option of ``train_network.py`` at the pinned release, by its key."""
     dumped = json.loads(files(__package__).joinpath("train_network_options.json").read_text(encoding="utf-8"))
     return {
         row["dest"]: Option(
-            dest=row["dest"],
-            type=row["type"],
-            many=row["nargs"] == "*",
-            choices=tuple(row["choices"]) if row["choices"] else None,
-            default=row["default"],
+            row["dest"], row["type"], row["nargs"] == "*", tuple(row["choices"] or ()) or None, row["default"]
         )
         for row in dumped
     }
 
 
 def parser_defaults() -> dict[str, Scalar | None]:
-    """What each option is when nobody sets it."""
+    """Return what each option is when nobody sets it."""
     return {name: option.default for name, option in train_network_options().items()}
 
 
@@ -100,13 +96,13 @@ def check_option(name: str, value: object) -> tuple[OptionFault, str] | None:
     if option is None:
         return "unknown-key", _did_you_mean(name)
     if not _fits(option, value):
-        return "wrong-type", f"expected {option.expected}, got {_described(value)}"
+        return "wrong-type", f"expected {option.expected}, got {described(value)}"
     if not is_finite(value):
         return "wrong-type", f"expected a finite number, got {value!r}"
     if option.choices is not None and value not in option.choices:
         choices = ", ".join(str(choice) for choice in option.choices if choice is not None)
         return "bad-choice", f"{value!r} is not one of {choices}"
-    danger = next(filter(None, map(_danger, value)), None) if isinstance(value, list) else _unspeakable(str(value))
+    danger = next(filter(None, map(_danger, value)), None) if isinstance(value, list) else _unprintable(str(value))
     return ("unsafe-value", danger) if danger else None
 
 
@@ -118,7 +114,7 @@ def is_finite(value: object) -> bool:
 
 
 def option_arguments(options: Mapping[str, OptionValue]) -> list[str]:
-    """The command-line words for checked options, in their order, as ``--name=value``.
+    """Return the command-line words for checked options, in their order, as ``--name=value``.
 
     A switch set to false is left out: every switch of the parser is off by default. A list becomes words after it.
     """
@@ -134,15 +130,15 @@ def option_arguments(options: Mapping[str, OptionValue]) -> list[str]:
 
 
 def _danger(item: object) -> str | None:
-    """Why a list's item can't stand as a word of its own on the command line, or None."""
+    """Say why a list's item can't stand as a word of its own on the command line, or return None."""
     word = str(item)
     if word.startswith("-") and not _NEGATIVE_NUMBER.fullmatch(word):
         return f"{word!r} would be taken for another option"
-    return f"{word!r} holds a line break" if "\n" in word or "\r" in word else _unspeakable(word)
+    return f"{word!r} holds a line break" if "\n" in word or "\r" in word else _unprintable(word)
 
 
-def _unspeakable(word: str) -> str | None:
-    """Why no program can be given ``word`` at all, or None."""
+def _unprintable(word: str) -> str | None:
+    """Say why no program can be given ``word`` at all, or return None."""
     if "\0" in word:
         return f"{word!r} holds a null character"
     return f"{word!r} is no valid Unicode" if any("\ud800" <= character <= "\udfff" for character in word) else None
@@ -170,6 +166,11 @@ def _fits_scalar(kind: str | None, value: object) -> bool:
     return isinstance(value, int) if kind == "int" else isinstance(value, int | float)
 
 
-def _described(value: object) -> str:
-    names = {bool: "true/false", int: "a whole number", float: "a number", str: "a string", list: "a list"}
-    return f"{names.get(type(value), 'a table')} ({value!r})"
+def described(value: object) -> str:
+    """Describe a value of a preset as TOML's reader knows it: its kind, and itself."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a table"
+    names = {int: "the whole number ", float: "the number ", str: "the text ", list: "the list "}
+    return f"{names.get(type(value), '')}{value!r}"

@@ -10,12 +10,12 @@ RECORDED = ("torch", "accelerate", "diffusers", "transformers", "safetensors", "
 
 
 def site_packages(python: Path) -> list[Path]:
-    """Where the packages of a virtual environment's ``python`` lie; empty for a Python that is laid out otherwise."""
+    """Find the packages of a virtual environment's ``python``; nothing for a Python that is laid out otherwise."""
     return sorted((python.parent.parent / "lib").glob("python3.*/site-packages"))
 
 
 def recorded_versions(python: Path) -> dict[str, str]:
-    """The versions of those of ``RECORDED`` that are there, by name."""
+    """Return the versions of those of ``RECORDED`` that are installed, by name."""
     paths = [str(path) for path in site_packages(python)]
     found = {name: next(iter(distributions(name=name, path=paths)), None) for name in RECORDED}
     return {name: package.version for name, package in found.items() if package}

@@ -32,7 +32,7 @@ class Engine:
 
     @property
     def is_sd_scripts(self) -> bool:
-        """Whether this is sd-scripts itself; the miniature, which only has its face, is not."""
+        """Whether this is sd-scripts itself. The miniature has the same options and output, and is not."""
         return (self.directory / "library" / "train_util.py").is_file()
 
     @property
@@ -53,8 +53,8 @@ def find_engine(
     """Find the engine: ``--engine``, ``SPYKE_ENGINE``, the preset's ``[launch] engine``, or the submodule.
 
     The first place that is named is the only one tried: a wrong name is an error, never a reason to train with another
-    engine. ``SPYKE_ENGINE_PYTHON`` names its Python, else it is our own. Raises EngineError. One that
-    need not exist (``must_exist``) is returned by the place where it would be.
+    engine. ``SPYKE_ENGINE_PYTHON`` names its Python, else it is our own. Raises EngineError where one is missing, but
+    without ``must_exist``.
     """
     directory, named_by = _named_place(given, environment, preset_engine, root)
     if must_exist and not _is_file(directory / SCRIPT):

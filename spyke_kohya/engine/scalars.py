@@ -24,7 +24,7 @@ class StepLoss:
 
 
 def losses_from_events(paths: Iterable[Path]) -> list[StepLoss]:
-    """The losses of each optimizer step that is complete, in the order of the files."""
+    """Read the losses of each optimizer step that is complete, in the order of the files."""
     return [loss for path in paths for loss in step_losses(read_scalars(path)[0])]
 
 

@@ -31,17 +31,17 @@ class Saving:
 
 
 def steps_per_epoch(batches: int, num_processes: int = 1, gradient_accumulation_steps: int = 1) -> int:
-    """Optimizer steps an epoch (sd-scripts v0.10.1 train_network.py:799)."""
+    """Count the optimizer steps of an epoch (sd-scripts v0.10.1 train_network.py:799)."""
     return math.ceil(batches / num_processes / gradient_accumulation_steps)
 
 
 def epochs_of(total_steps: int, steps_an_epoch: int) -> int:
-    """Epochs begun, the last of which may be cut short (sd-scripts v0.10.1 train_network.py:979)."""
+    """Count the epochs begun, the last of which may be cut short (sd-scripts v0.10.1 train_network.py:979)."""
     return math.ceil(total_steps / steps_an_epoch)
 
 
 def checkpoints(saving: Saving, total_steps: int, steps_an_epoch: int) -> list[PlannedCheckpoint]:
-    """The checkpoints that remain when the run has ended, in the order in which they were saved.
+    """List the checkpoints that remain when the run has ended, in the order in which they were saved.
 
     Steps: sd-scripts v0.10.1 train_network.py:1497, epochs (never the last one): 1693, the end: 1726.
     """

@@ -1,4 +1,4 @@
-"""What the engine can and can't do on each device: the environment it needs, and a verdict on options.
+"""The environment that the engine needs on each device, and the options that fail or harm there.
 
 Data only: a rule names its option, the case it speaks of, the reason, the remedy and where the behaviour was seen.
 """
@@ -22,8 +22,9 @@ TARGET_ENVIRONMENT: Mapping[Target, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """One verdict. ``applies`` is given the options with the parser's defaults filled in, and ``rows_a_batch``: the
-    latent pixels of the largest batch, 0 where the datasets aren't known.
+    """One verdict. ``applies`` gets all options, defaults included, and ``rows_a_batch``.
+
+    That is the latent pixels of the largest batch, 0 where the datasets aren't known.
     """
 
     code: str
@@ -37,17 +38,17 @@ class Rule:
 
 
 def rules_broken(target: Target, options: Options) -> list[Rule]:
-    """The rules that these options, defaults included, break on this target."""
-    told = {"rows_a_batch": 0, **options}
-    return [rule for rule in RULES if target in rule.targets and rule.applies(told)]
+    """Return the rules that these options, defaults included, break on this target."""
+    known = {"rows_a_batch": 0, **options}
+    return [rule for rule in RULES if target in rule.targets and rule.applies(known)]
 
 
 def _optimizer(options: Options) -> str:
-    return str(options["optimizer_type"] or "")
+    return str(options["optimizer_type"] or "").lower()
 
 
 def _is_bitsandbytes(options: Options) -> bool:
-    name = _optimizer(options).lower()
+    name = _optimizer(options)
     return name.endswith("8bit") or name.startswith(("paged", "bitsandbytes.")) or options["use_8bit_adam"]
 
 
@@ -118,7 +119,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         _ALL,
         "optimizer_type",
-        lambda o: _optimizer(o).lower().startswith("dadapt"),
+        lambda o: _optimizer(o).startswith("dadapt"),
         "the package dadaptation is not among sd-scripts' requirements",
         'use optimizer_type = "Prodigy" or "AdamW"',
         "sd-scripts v0.10.1 train_util.py:5003-5007",
@@ -190,7 +191,7 @@ RULES: tuple[Rule, ...] = (
         _MPS,
         "torch_compile",
         lambda o: o["torch_compile"],
-        "torch.compile's Metal backend is a prototype whose backward failed in several releases",
+        "torch.compile's Metal backend is a prototype: its backward pass failed in several releases",
         "remove torch_compile",
         "pytorch#150121",
     ),
@@ -240,7 +241,7 @@ RULES: tuple[Rule, ...] = (
         _MPS,
         "persistent_data_loader_workers",
         lambda o: o["max_data_loader_n_workers"] > 0 and not o["persistent_data_loader_workers"],
-        "loader workers are spawned anew at every epoch, 12 s and up to 0.9 GB each: more workers cost more",
+        "loader workers are started again at every epoch, 12 s and up to 0.9 GB each: more workers cost more",
         "set persistent_data_loader_workers = true, or max_data_loader_n_workers = 0",
         "measured on sd-scripts v0.10.1, forced spawn",
     ),

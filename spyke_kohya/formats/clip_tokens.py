@@ -1,6 +1,6 @@
 """How many tokens the CLIP text encoder makes of a caption: exactly with its vocabulary at hand, else at least.
 
-What is beyond the limit is cut off without a word (sd-scripts v0.10.1 strategy_base.py:234).
+sd-scripts cuts off what is beyond the limit, and prints nothing (sd-scripts v0.10.1 strategy_base.py:234).
 """
 
 from __future__ import annotations
@@ -25,25 +25,15 @@ class TokenCounter:
     """Counts as CLIP's byte-pair encoding does; without ``ranks`` each word counts as one token, the least there is."""
 
     def __init__(self, ranks: Mapping[tuple[str, str], int] | None = None) -> None:
-        self._ranks = ranks
-        self._counted: dict[str, int] = {}
-
-    @property
-    def is_exact(self) -> bool:
-        return self._ranks is not None
+        self.is_exact = ranks is not None
+        self._tokens_of = cache(lambda word: 1 if ranks is None else len(_merged(word, ranks)))
 
     def count(self, caption: str) -> int:
-        words = _WORD.findall(unicodedata.normalize("NFC", caption).lower())
-        return len(words) if self._ranks is None else sum(self._tokens_of(word, self._ranks) for word in words)
-
-    def _tokens_of(self, word: str, ranks: Mapping[tuple[str, str], int]) -> int:
-        if word not in self._counted:
-            self._counted[word] = len(_merged(word, ranks))
-        return self._counted[word]
+        return sum(map(self._tokens_of, _WORD.findall(unicodedata.normalize("NFC", caption).lower())))
 
 
 def _merged(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    """The tokens of one word: its bytes, merged pair by pair, the best-ranked pair first."""
+    """Return the tokens of one word: its bytes, merged pair by pair, the best-ranked pair first."""
     letters = _byte_letters()
     parts = [letters[byte] for byte in word.encode(errors="replace")]
     parts[-1] += _END
@@ -65,14 +55,14 @@ def _joined(parts: list[str], pair: tuple[str, str]) -> Iterator[str]:
 
 @cache
 def _byte_letters() -> tuple[str, ...]:
-    """The printable letter that stands for each byte in the vocabulary."""
+    """Return the printable letter that stands for each byte in the vocabulary."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return tuple(chr(byte if byte in printable else next(others)) for byte in range(256))
 
 
 def read_token_counter(directories: Iterable[Path]) -> TokenCounter:
-    """The counter of the first directory with a vocabulary that can be read, else the one that only knows the least."""
+    """Read the first directory with a readable vocabulary; without one, the counter is not exact."""
     for directory in directories:
         try:
             lines = (directory / "merges.txt").read_text(encoding="utf-8").splitlines()
@@ -85,7 +75,7 @@ def read_token_counter(directories: Iterable[Path]) -> TokenCounter:
 
 
 def tokenizer_directories(cache_dir: Path | None, environment: Mapping[str, str], home: Path) -> Iterator[Path]:
-    """Where sd-scripts finds the tokenizer's files: under --tokenizer_cache_dir, else in the hub's cache."""
+    """Find the tokenizer's files where sd-scripts does: under --tokenizer_cache_dir, else in the hub's cache."""
     if cache_dir:
         yield cache_dir / TOKENIZER.replace("/", "_")
     hub = Path(environment.get("HF_HUB_CACHE") or hub_home(environment, home) / "hub")
@@ -93,7 +83,7 @@ def tokenizer_directories(cache_dir: Path | None, environment: Mapping[str, str]
 
 
 def hub_home(environment: Mapping[str, str], home: Path) -> Path:
-    """Where Hugging Face's libraries keep their files."""
+    """Return where Hugging Face's libraries keep their files."""
     if environment.get("HF_HOME"):
         return Path(environment["HF_HOME"]).expanduser()
     return Path(environment.get("XDG_CACHE_HOME") or home / ".cache").expanduser() / "huggingface"

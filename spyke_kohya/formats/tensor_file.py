@@ -1,7 +1,7 @@
 """A safetensors file: its header, checked as the safetensors library checks it, and a tensor's numbers.
 
 The layout is 8 bytes of header length, the header as JSON, then the tensors' bytes, to which the header's offsets are
-relative. The library itself tells no offsets, takes no stream, and its numpy binding knows no bfloat16.
+relative. The library itself gives no offsets and takes no stream, and its numpy binding has no bfloat16.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a whole file. Raises TensorFileError, also for a file that can't be opened."""
+    """Read the header of a whole file. Raises TensorFileError, also for a file that can't be opened."""
     try:
         with path.open("rb") as stream:
             size_bytes = path.stat().st_size
@@ -72,23 +72,19 @@ def read_header(path: Path) -> Header:
 
 
 def parse_header(read: Callable[[int], bytes], size_bytes: int) -> Header:
-    """The header of a file of that size, whose tensors may be missing; ``read`` is left where they begin.
+    """Read the header of a file of that size, up to where its tensors begin; those may be missing.
 
     ``read`` gives as many of the file's bytes as it is asked for, from the first on. Raises TensorFileError.
     """
-    length = _header_bytes(read(8), size_bytes)
-    metadata, tensors = _parse(read(length))
-    _check_order(tensors.values())
-    return Header(metadata, tensors, 8 + length)
-
-
-def _header_bytes(first: bytes, size_bytes: int) -> int:
+    first = read(8)
     if len(first) < 8:
         raise TensorFileError("its header can't be read: the file ends before it")
     length = int.from_bytes(first, "little")
     if length > min(size_bytes - 8, _MAX_HEADER_BYTES):
         raise TensorFileError("its header can't be read: it would be longer than the file")
-    return length
+    metadata, tensors = _parse(read(length))
+    _check_order(tensors.values())
+    return Header(metadata, tensors, 8 + length)
 
 
 def _parse(text: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -138,7 +134,7 @@ def read_values(stream: BinaryIO, header: Header, name: str) -> NDArray[Any]:
 
 
 def _numbers(data: bytes, tensor: Tensor) -> NDArray[Any]:
-    import numpy as np  # takes 0.1 s, and who reads headers needs none
+    import numpy as np  # takes 0.1 s, and headers need none
 
     numbers: NDArray[Any] = np.frombuffer(data, _DTYPES[tensor.dtype])
     if tensor.dtype == "BF16":  # the upper half of a float32

@@ -35,13 +35,13 @@ class Scalar:
 
 
 def find_event_files(logging_dir: Path) -> list[Path]:
-    """Event files anywhere under ``logging_dir``, by name, and so by the time they were begun."""
+    """Find the event files anywhere under ``logging_dir``, by name, and so by the time they were begun."""
     found = (path for path in logging_dir.rglob("events.out.tfevents.*") if path.is_file())
     return sorted(found, key=lambda path: (path.name, str(path)))
 
 
 def read_scalars(path: Path, offset: int = 0) -> tuple[list[Scalar], int]:
-    """The scalars from byte ``offset`` on, and the offset after the last complete record.
+    """Read the scalars from byte ``offset`` on; return them, and the offset after the last complete record.
 
     A record that is still being written is left for the next call, which starts at the returned offset. Raises
     EngineError where ``path`` can't be read, is no event file, or is damaged.
@@ -82,7 +82,7 @@ def _scalars_of(data: bytes, *, is_start: bool) -> tuple[list[Scalar], int]:
 
 
 def _read_event(data: bytes, start: int, end: int, scalars: list[Scalar]) -> None:
-    """Event: 1 wall_time, 2 step, 5 summary, whose repeated field 1 is a value."""
+    """Read an Event: 1 wall_time, 2 step, 5 summary, with its repeated field 1, a value."""
     wall_time, step = 0.0, 0
     values: list[tuple[int, int]] = []
     for number, wire, at, stop in _fields(data, start, end):
@@ -101,7 +101,7 @@ def _read_event(data: bytes, start: int, end: int, scalars: list[Scalar]) -> Non
 
 
 def _read_value(data: bytes, start: int, end: int) -> tuple[bytes, float | None]:
-    """Summary.Value: 1 tag, 2 simple_value, 8 tensor; None for what is no scalar."""
+    """Read a Summary.Value: 1 tag, 2 simple_value, 8 tensor; None for what is no scalar."""
     tag, value = b"", None
     for number, wire, at, stop in _fields(data, start, end):
         if number == 1 and wire == _BYTES:
@@ -114,7 +114,7 @@ def _read_value(data: bytes, start: int, end: int) -> tuple[bytes, float | None]
 
 
 def _tensor_value(data: bytes, start: int, end: int) -> float | None:
-    """TensorProto: 1 dtype, 4 tensor_content, 5 float_val, 6 double_val; None unless it holds just one float."""
+    """Read a TensorProto: 1 dtype, 4 tensor_content, 5 float_val, 6 double_val; None unless it holds just one float."""
     dtype, content = 0, b""
     for number, wire, at, stop in _fields(data, start, end):
         if number == 1 and wire == _VARINT:
@@ -129,7 +129,7 @@ def _tensor_value(data: bytes, start: int, end: int) -> float | None:
 
 
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(field number, wire type, start, end) of each protobuf field in ``data[start:end]``; ValueError if cut."""
+    """Yield (field number, wire type, start, end) of each protobuf field in ``data[start:end]``; ValueError if cut."""
     position = start
     while position < end:
         key, position = _varint(data, position)
@@ -152,7 +152,7 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, 
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """The number at ``position`` and the position after it."""
+    """Return the number at ``position`` and the position after it."""
     byte = data[position]
     if byte < 0x80:
         return byte, position + 1

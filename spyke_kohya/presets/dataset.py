@@ -1,31 +1,31 @@
 """A dataset preset: sd-scripts' own dataset config, accepted exactly where sd-scripts accepts it.
 
-Which values it chokes on later is said in ``resolved.py``.
+The values with which it fails later are in ``resolved.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from spyke_kohya.engine.options import is_finite
+from spyke_kohya.engine.options import described, is_finite
 from spyke_kohya.findings import Finding, error, warning
+from spyke_kohya.presets.invalid import finding_of
 
 # Checked as sd-scripts' voluptuous does it: by isinstance, so true is a whole number and 1 is no float.
 
 
 def _a(expected: str, fits: Callable[[object], bool], form: Any) -> PlainValidator:
-    """A check in sd-scripts' way; ``form`` is the nearest type for the JSON schema that editors use."""
+    """Make a check in sd-scripts' way; ``form`` is the nearest type for the JSON schema that editors use."""
 
     def read(value: object) -> object:
         if not fits(value):
-            raise PydanticCustomError("wrong_type", "{expected}", {"expected": expected})
+            raise PydanticCustomError("wrong_type", "expected {expected}", {"expected": expected})
         if not is_finite(value):
-            raise PydanticCustomError("wrong_type", "finite numbers")
+            raise PydanticCustomError("wrong_type", "expected finite numbers")
         return value
 
     return PlainValidator(read, json_schema_input_type=form)
@@ -225,7 +225,7 @@ class FineTuningDataset(DatasetSettings, SubsetSettings):
 
 
 def _kind_of(dataset: object) -> str | None:
-    """Which schema sd-scripts would use; None for a mixture (sd-scripts v0.10.1 config_util.py:317)."""
+    """Name the schema that sd-scripts would use; None for a mixture (sd-scripts v0.10.1 config_util.py:317)."""
     subsets = dataset.get("subsets", []) if isinstance(dataset, dict) else None
     if not isinstance(subsets, list):
         return "dreambooth"
@@ -260,7 +260,7 @@ _TABLES: Mapping[tuple[str, ...], type[_Settings]] = {
 
 
 def parse_dataset_config(document: Mapping[str, Any], where: str) -> tuple[DatasetConfig | None, list[Finding]]:
-    """The preset, or None; and everything wrong with it: errors under ``schema.``, doubts under ``dataset.``.
+    """Return the preset, or None; and everything wrong with it: errors under ``schema.``, doubts under ``dataset.``.
 
     ``document`` is the parsed file. It is accepted exactly where sd-scripts accepts it, as ConfigSanitizer(True, True,
     False, True) does (sd-scripts v0.10.1 config_util.py:165).
@@ -274,31 +274,12 @@ def parse_dataset_config(document: Mapping[str, Any], where: str) -> tuple[Datas
 
 def _finding_of(fault: ErrorDetails, where: str) -> Finding:
     place = f"{where}: {_path_of(fault['loc'])}"
-    key = str(fault["loc"][-1]) if fault["loc"] else ""
-    if fault["type"] == "extra_forbidden":
-        return _unknown_key(key, _table_at(fault["loc"]), place)
-    if fault["type"] == "missing":
-        return error("schema.missing-key", place, f"`{key}` is required here", f'add `{key} = "..."`')
+    if fault["type"] == "extra_forbidden" and (key := fault["loc"][-1]) in _HOMES:
+        return error("schema.unknown-key", place, f"`{key}` can't be set here", f"move it to {_HOMES[str(key)]}")
     if fault["type"] == "mixed_subsets":
         message = "some subsets have a metadata_file and some don't: sd-scripts can't mix them in one dataset"
         return error("schema.mixed-subsets", place, message, "give each kind its own [[datasets]]")
-    expected = {"tuple_type": "a list of tables", "model_type": "a table"}.get(fault["type"], fault["msg"])
-    return error(
-        "schema.wrong-type", place, f"expected {expected}, got {_described(fault['input'])}", "correct the value"
-    )
-
-
-def _unknown_key(key: str, table: type[_Settings], place: str) -> Finding:
-    close = get_close_matches(key, table.model_fields, n=1)
-    if close and key not in _HOMES:
-        return error(
-            "schema.unknown-key", place, f"unknown key `{key}`; did you mean `{close[0]}`?", f"write `{close[0]}`"
-        )
-    if key in _HOMES:
-        message = f"`{key}` can't be set here"
-        return error("schema.unknown-key", place, message, f"move it to {_HOMES[key]}")
-    remedy = f"known here: {', '.join(sorted(table.model_fields))}"
-    return error("schema.unknown-key", place, f"unknown key `{key}`", remedy)
+    return finding_of(fault, place, _TABLES)
 
 
 _HOMES: Mapping[str, str] = (
@@ -314,24 +295,11 @@ _HOMES: Mapping[str, str] = (
 )
 
 
-def _table_at(location: tuple[int | str, ...]) -> type[_Settings]:
-    return _TABLES[tuple(part for part in location[:-1] if isinstance(part, str))]
-
-
 def _path_of(location: tuple[int | str, ...]) -> str:
-    """``datasets[0].subsets[1].num_repeats`` from Pydantic's location, which has the kind of the dataset in it."""
+    """Write ``datasets[0].subsets[1].num_repeats`` for Pydantic's location, which has the dataset's kind in it."""
     parts = [part for index, part in enumerate(location) if not (index == 2 and location[0] == "datasets")]
     words = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     return words.removeprefix(".")
-
-
-def _described(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "a table"
-    names = {int: "the whole number ", float: "the number ", str: "the text ", list: "the list "}
-    return f"{names.get(type(value), '')}{value!r}"
 
 
 def _bools_for_numbers(config: DatasetConfig, where: str) -> Iterator[Finding]:
@@ -340,10 +308,9 @@ def _bools_for_numbers(config: DatasetConfig, where: str) -> Iterator[Finding]:
             kinds = get_args(type(settings).model_fields[name].annotation)
             value = getattr(settings, name)
             if isinstance(value, bool) and int in kinds:
-                message = f"{_described(value)} is no number, and sd-scripts takes it for {int(value)}"
-                yield warning(
-                    "dataset.bool-number", f"{where}: {path}{name}", message, f"write {int(value)}, or what you meant"
-                )
+                message = f"{described(value)} is no number, and sd-scripts takes it for {int(value)}"
+                remedy = f"write {int(value)}, or what you meant"
+                yield warning("dataset.bool-number", f"{where}: {path}{name}", message, remedy)
 
 
 def _tables_of(config: DatasetConfig) -> Iterator[tuple[str, _Settings]]:

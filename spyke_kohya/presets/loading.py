@@ -1,14 +1,14 @@
-"""From a preset's name to a typed preset, or to everything that is wrong with the file."""
+"""Reads a preset by its name: a typed preset, or everything that is wrong with the file."""
 
 from __future__ import annotations
 
 import json
-import re
 import stat
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,12 +30,10 @@ _TOML_FAULTS = (ValueError, TypeError, IndexError, KeyError, AttributeError, Rec
 
 @dataclass(frozen=True)
 class Loaded:
-    """A preset as it was read. ``training`` and ``dataset`` are None where the file has faults, said in ``findings``.
+    """A preset as it was read. ``training`` and ``dataset`` are None where ``findings`` has errors of the file.
 
     ``options`` are the sound ones of a training preset, also where it has faults, so that the rest can be examined.
-
-    ``dataset_path``, ``dataset_text`` and ``dataset_document`` are the dataset preset's own, which a training preset
-    names.
+    ``dataset_path``, ``dataset_text`` and ``dataset_document`` are those of the dataset preset that it names.
     """
 
     name: str
@@ -66,18 +64,17 @@ class _File:
 def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
     """Load the preset ``name``, a path or a bare name, with ``--set`` settings put over its values.
 
-    A file that is missing or broken is no exception here: it has findings under ``schema.``, as any other fault.
+    A missing or broken file raises nothing: it has findings under ``schema.``, as for any other fault.
     Raises UsageError for a setting that is not ``a.b=value``.
     """
     file = _read(name, root, is_preset_file=True)
     if file.document is None:
         kind: Kind = "training" if "train_network" in file.text or not file.text else "dataset"
         return Loaded(name, file.path, kind, file.text, tuple(file.findings))
-    document = file.document
-    for setting in settings:
-        document = apply_setting(document, setting)
-    if _is_training(document):
-        return _load_training(name, file, document, root)
+    document = reduce(apply_setting, settings, file.document)
+    text = file.text if document is file.document else toml.dumps(document)
+    if document.keys() & TrainingPreset.model_fields:
+        return _load_training(name, _File(file.path, text, document), root)
     config, findings = parse_dataset_config(document, shown_path(file.path, root))
     return Loaded(
         name,
@@ -87,18 +84,18 @@ def load(name: str, root: Path, settings: Sequence[str] = ()) -> Loaded:
         tuple(findings),
         dataset=config,
         dataset_path=file.path,
-        dataset_text=_text_of(file, document),
+        dataset_text=text,
         dataset_document=document,
     )
 
 
 def load_document(name: str, path: Path, document: Document, root: Path) -> Loaded:
     """Load a training preset that is known as a document, as a run's record holds it, and not as a file."""
-    return _load_training(name, _File(path), document, root)
+    return _load_training(name, _File(path, toml.dumps(document), document), root)
 
 
 def find_preset(name: str, root: Path) -> Path:
-    """The file that ``name`` means: a path where it looks like one, else ``presets/NAME.toml``."""
+    """Return the file that ``name`` means: a path where it looks like one, else ``presets/NAME.toml``."""
     given = Path(expand_tilde(name))
     if given.suffix in (".toml", ".json") or len(given.parts) > 1:
         return root / given
@@ -106,10 +103,10 @@ def find_preset(name: str, root: Path) -> Path:
 
 
 def apply_setting(document: Document, setting: str) -> Document:
-    """``document`` with one ``table.key=value`` put over it; the value is TOML, or else a plain string.
+    """Return ``document`` with one ``table.key=value`` put over it; the value is TOML, or else a plain string.
 
-    sd-scripts lets ``max_train_epochs`` win over ``max_train_steps``, so setting either one takes the other away; and
-    who sets the steps has said how many to expect.
+    sd-scripts lets ``max_train_epochs`` win over ``max_train_steps``, so setting either one takes the other away. The
+    steps that are set are also those to expect.
     """
     dotted, equals, raw = setting.partition("=")
     keys = dotted.strip().split(".")
@@ -121,9 +118,11 @@ def apply_setting(document: Document, setting: str) -> Document:
     changed = deepcopy(document)
     value = _value(raw)
     _put(changed, keys, value, setting)
-    if keys == ["train_network", "max_train_epochs"] and value is not None:
+    if value is None or keys[:-1] != ["train_network"]:
+        return changed
+    if keys[-1] == "max_train_epochs":
         changed["train_network"].pop("max_train_steps", None)
-    if keys == ["train_network", "max_train_steps"] and value is not None:
+    if keys[-1] == "max_train_steps":
         changed["train_network"].pop("max_train_epochs", None)
         expect = changed.get("expect")
         if isinstance(expect, dict) and "total_steps" in expect:
@@ -131,32 +130,26 @@ def apply_setting(document: Document, setting: str) -> Document:
     return changed
 
 
-def _load_training(name: str, file: _File, document: Document, root: Path) -> Loaded:
+def _load_training(name: str, file: _File, root: Path) -> Loaded:
     where = shown_path(file.path, root)
+    document = file.document or {}
     preset, findings = parse_training_preset(document, where)
     options = sound_options(document.get("train_network"))
-    text = _text_of(file, document)
+    loaded = Loaded(name, file.path, "training", file.text, tuple(findings), training=preset, options=options)
     dataset_name = document.get("dataset")
     if not isinstance(dataset_name, str) or not dataset_name:
-        return Loaded(name, file.path, "training", text, tuple(findings), training=preset, options=options)
-    dataset_file = _read(dataset_name, root, is_preset_file=False, named_by=f"{where}: dataset")
-    findings += dataset_file.findings
-    config: DatasetConfig | None = None
-    if dataset_file.document is not None:
-        config, more = parse_dataset_config(dataset_file.document, shown_path(dataset_file.path, root))
-        findings += more
-    return Loaded(
-        name,
-        file.path,
-        "training",
-        text,
-        tuple(findings),
-        training=preset,
-        options=options,
+        return loaded
+    dataset = _read(dataset_name, root, is_preset_file=False, named_by=f"{where}: dataset")
+    config, faults = None, dataset.findings
+    if dataset.document is not None:
+        config, faults = parse_dataset_config(dataset.document, shown_path(dataset.path, root))
+    return replace(
+        loaded,
+        findings=(*findings, *faults),
         dataset=config,
-        dataset_path=dataset_file.path,
-        dataset_text=dataset_file.text,
-        dataset_document=dataset_file.document or {},
+        dataset_path=dataset.path,
+        dataset_text=dataset.text,
+        dataset_document=dataset.document or {},
     )
 
 
@@ -185,10 +178,8 @@ def _read(name: str, root: Path, *, is_preset_file: bool, named_by: str = "") ->
         return _File(path, text, findings=[error("schema.broken", where, message, "write a preset's tables")])
     if is_preset_file or path.suffix.lower() in (".toml", ".json"):
         return _File(path, text, document)
-    remedy = "name it .toml"
-    return _File(
-        path, text, findings=[error("schema.file-name", where, "sd-scripts reads only .toml and .json", remedy)]
-    )
+    other_name = error("schema.file-name", where, "sd-scripts reads only .toml and .json", "name it .toml")
+    return _File(path, text, findings=[other_name])
 
 
 def _no_such_preset(name: str, path: Path, root: Path, where: str) -> Finding:
@@ -203,30 +194,17 @@ def _broken(fault: Exception, path: Path, where: str) -> Finding:
     message = getattr(fault, "msg", None) or str(fault) or "it can't be parsed"
     kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
     place = f"{where}, line {line}" if line else where
-    return error(
-        "schema.broken",
-        place,
-        f"broken {kind}: {message}",
-        "correct that line; sd-scripts reads it with the same parser",
-    )
-
-
-def _is_training(document: Document) -> bool:
-    tables = {"train_network", "dataset", "launch", "expect", "evaluate", "samples", "deploy"}
-    return bool(document.keys() & tables)
+    remedy = "correct that line; sd-scripts reads it with the same parser"
+    return error("schema.broken", place, f"broken {kind}: {message}", remedy)
 
 
 def shown_path(path: Path, root: Path) -> str:
-    """The path as a person would write it: relative to the root where it lies under it."""
+    """Return the path as a person would write it: relative to the root where it lies under it."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _text_of(file: _File, document: Document) -> str:
-    return file.text if document is file.document else toml.dumps(document)
-
-
 def _value(raw: str) -> object:
-    if re.fullmatch(r"\s*", raw):
+    if not raw.strip():
         return None
     try:
         return toml.loads(f"value = {raw}")["value"]

@@ -1,10 +1,12 @@
-"""A dataset preset with every value settled as sd-scripts settles it, and the values it accepts and then chokes on."""
+"""A dataset preset with every value settled as sd-scripts settles it, and the values with which it fails later."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+
+from pydantic import BaseModel
 
 from spyke_kohya.engine.batching import BatchingError, Size, adjust_bucket_limits, bucket_resolutions
 from spyke_kohya.engine.options import is_finite, parser_defaults
@@ -17,9 +19,9 @@ _CONFIG_NAMES = {"train_batch_size": "batch_size", "dataset_repeats": "num_repea
 _INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box")
 
 _LARGEST_SIDE = 65_536
-"""In pixels; the number of buckets grows with it, and no image that is trained on comes near."""
+"""In pixels. The number of buckets grows with it; no image that is trained on is so large."""
 
-_Values = Mapping[str, Any]
+_Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,12 @@ class ResolvedSubset:
     caption_separator: str = ","
     keep_tokens: int = 0
     keep_tokens_separator: str | None = None
-    secondary_separator: str | None = None
     enable_wildcard: bool = False
     caption_prefix: str | None = None
     caption_suffix: str | None = None
-    caption_dropout_rate: float = 0.0
-    caption_dropout_every_n_epochs: int = 0
     caption_tag_dropout_rate: float = 0.0
-    token_warmup_min: int = 1
     token_warmup_step: float = 0
     color_aug: bool = False
-    flip_aug: bool = False
     random_crop: bool = False
     face_crop_aug_range: Sequence[float] | None = None
     resize_interpolation: str | None = None
@@ -73,15 +70,13 @@ class ResolvedDataset:
     bucket_no_upscale: bool = False
     validation_split: float = 0.0
     validation_seed: int | None = None
-    network_multiplier: float = 1.0
-    prior_loss_weight: float = 1.0
     resize_interpolation: str | None = None
 
 
 def resolve(
     config: DatasetConfig, options: Mapping[str, object], where: str = ""
 ) -> tuple[tuple[ResolvedDataset, ...] | None, list[Finding]]:
-    """Every value of ``config``: from the subset, else its dataset, else [general], else train_network.py's option.
+    """Settle each value: from the subset, else its dataset, else [general], else train_network.py's option.
 
     ``options`` are those that the training preset sets; the parser's defaults stand in for the rest, so that its false
     switches end the chain too (sd-scripts v0.10.1 config_util.py:454). The datasets are None where sd-scripts would
@@ -102,8 +97,11 @@ def resolve(
     return (tuple(datasets) if whole else None), findings
 
 
-def _given_options(options: Mapping[str, object]) -> tuple[dict[str, Any], list[Finding]]:
-    """The options by the dataset config's names, as they are prepared (sd-scripts v0.10.1 train_util.py:5402)."""
+def _given_options(options: Mapping[str, object]) -> tuple[_Values, list[Finding]]:
+    """Return the options that have a value, by the dataset config's names (sd-scripts v0.10.1 train_util.py:5402).
+
+    ``dataset_repeats`` is there only where somebody set it: the parser's own 1 states nothing.
+    """
     merged: dict[str, Any] = parser_defaults() | dict(options)
     if merged.get("caption_extention") is not None:
         merged["caption_extension"] = merged["caption_extention"]
@@ -118,7 +116,9 @@ def _given_options(options: Mapping[str, object]) -> tuple[dict[str, Any], list[
             message = f"{merged[name]!r} can't be read as numbers for {name}"
             findings.append(error(code, f"[train_network] {name}", message, f"write it like {like}"))
             merged[name] = None
-    return {_CONFIG_NAMES.get(name, name): value for name, value in merged.items()}, findings
+    if merged["dataset_repeats"] == 1:
+        del merged["dataset_repeats"]
+    return {_CONFIG_NAMES.get(name, name): value for name, value in merged.items() if value is not None}, findings
 
 
 def _numbers_of(value: object, kind: type) -> list[Any] | None:
@@ -140,40 +140,34 @@ def _resolve_dataset(
         return None, [
             error("dataset.fine-tuning", where, message, "use image_dir with a caption file beside each image")
         ]
-    chain = (_set_values(dataset), _set_values(config.general), given)
-    values = _settled(ResolvedDataset, chain)
-    faults = list(_fatal_faults(values, where))
-    if faults:
+    values = given | _set_values(config.general) | _set_values(dataset)
+    if faults := list(_fatal_faults(values, where)):
         return None, faults
-    subsets = tuple(
-        _resolve_subset(_set_values(subset), chain, f"{where}.subsets[{index}]")
-        for index, subset in enumerate(dataset.subsets)
-    )
-    values["resolution"] = _pair(values["resolution"])
-    return ResolvedDataset(**values | {"where": where, "subsets": subsets}), []
+    values |= {
+        "where": where,
+        "resolution": _pair(values["resolution"]),
+        "subsets": tuple(
+            _resolve_subset(values | _set_values(subset), f"{where}.subsets[{index}]")
+            for index, subset in enumerate(dataset.subsets)
+        ),
+    }
+    return ResolvedDataset(**_fields_of(ResolvedDataset, values)), []
 
 
-def _resolve_subset(own: _Values, chain: Sequence[_Values], where: str) -> ResolvedSubset:
-    values = _settled(ResolvedSubset, (own, *chain))
+def _resolve_subset(values: _Values, where: str) -> ResolvedSubset:
     extension = values["caption_extension"]
     if extension and not extension.startswith("."):  # sd-scripts v0.10.1 train_util.py:536
-        values["caption_extension"] = f".{extension}"
-    stated = any("num_repeats" in table for table in (own, *chain[:-1])) or chain[-1]["num_repeats"] != 1
-    return ResolvedSubset(**values | {"where": where, "num_repeats_stated": stated})
+        extension = f".{extension}"
+    own = {"where": where, "caption_extension": extension, "num_repeats_stated": "num_repeats" in values}
+    return ResolvedSubset(**_fields_of(ResolvedSubset, values | own))
 
 
-def _set_values(table: Any) -> _Values:
-    return {name: getattr(table, name) for name in table.model_fields_set}
+def _set_values(table: BaseModel) -> _Values:
+    return {name: value for name in table.model_fields_set if (value := getattr(table, name)) is not None}
 
 
-def _settled(kind: type, chain: Sequence[_Values]) -> dict[str, Any]:
-    """The first value along the chain that isn't None, for each field that has one (config_util.py:465)."""
-    found = {}
-    for field in fields(kind):
-        value = next((table[field.name] for table in chain if table.get(field.name) is not None), None)
-        if value is not None:
-            found[field.name] = value
-    return {"resolution": None} | found if kind is ResolvedDataset else found
+def _fields_of(kind: type[ResolvedDataset] | type[ResolvedSubset], values: _Values) -> _Values:
+    return {field.name: values[field.name] for field in fields(kind) if field.name in values}
 
 
 def _pair(resolution: Any) -> Size:
@@ -181,13 +175,11 @@ def _pair(resolution: Any) -> Size:
     return int(width), int(height)
 
 
-def _fatal_faults(values: _Values, where: str) -> Iterator[Finding]:
-    """What makes sd-scripts stop with an exception before it has looked at an image."""
-    read: dict[str, Any] = {field.name: field.default for field in fields(ResolvedDataset)} | dict(values)
-    if read["resolution"] is None:  # train_util.py:1921
-        yield error(
-            "dataset.resolution", where, "there is no resolution", "add `resolution = 512` to [general] or [[datasets]]"
-        )
+def _fatal_faults(read: _Values, where: str) -> Iterator[Finding]:
+    """Find what makes sd-scripts stop with an exception before it has read an image."""
+    if "resolution" not in read:  # train_util.py:1921
+        remedy = "add `resolution = 512` to [general] or [[datasets]]"
+        yield error("dataset.resolution", where, "there is no resolution", remedy)
     elif min(_pair(read["resolution"])) < 1:
         message = f"the resolution is {read['resolution']}: it must be above 0"
         yield error("dataset.resolution", f"{where}.resolution", message, "write for example `resolution = 512`")
@@ -196,7 +188,7 @@ def _fatal_faults(values: _Values, where: str) -> Iterator[Finding]:
     if read["batch_size"] < 1:  # train_util.py:1079 divides by it
         message = f"batch_size is {read['batch_size']}: a batch holds at least one image"
         yield error("dataset.batch-size", f"{where}.batch_size", message, "write `batch_size = 1`")
-    interpolation = read["resize_interpolation"]
+    interpolation = read.get("resize_interpolation")
     if interpolation is not None and interpolation not in _INTERPOLATIONS:  # train_util.py:727
         message = f"resize_interpolation is {interpolation!r}, which sd-scripts doesn't know"
         remedy = f"choose one of {', '.join(_INTERPOLATIONS)}"
@@ -224,25 +216,19 @@ def _bucket_faults(read: _Values, resolution: Size, where: str) -> Iterator[Find
 
 
 def _doubts(dataset: ResolvedDataset, given: _Values) -> Iterator[Finding]:
-    """What stops the launch later, or is not what was meant, although sd-scripts reads its datasets."""
+    """Find what stops the launch later, or is not what was meant, although sd-scripts reads its datasets."""
     if not dataset.subsets:
-        yield error(
-            "dataset.no-subsets",
-            dataset.where,
-            "the dataset has no subsets, so no images",
-            "add a [[datasets.subsets]]",
-        )
+        message = "the dataset has no subsets, so no images"
+        yield error("dataset.no-subsets", dataset.where, message, "add a [[datasets.subsets]]")
     if dataset.enable_bucket and dataset.bucket_reso_steps % 64:  # train_network.py:175, train_util.py:1093
+        place = f"{dataset.where}.bucket_reso_steps"
         message = f"bucket_reso_steps is {dataset.bucket_reso_steps}: train_network.py accepts only multiples of 64"
-        yield error(
-            "dataset.bucket-steps", f"{dataset.where}.bucket_reso_steps", message, "write `bucket_reso_steps = 64`"
-        )
+        yield error("dataset.bucket-steps", place, message, "write `bucket_reso_steps = 64`")
     if not 0.0 <= dataset.validation_split <= 1.0:  # config_util.py:497
         lost = ", and drops images from training" if dataset.validation_split > 1 else ""
         message = f"validation_split is {dataset.validation_split}: sd-scripts then validates nothing{lost}"
-        yield error(
-            "dataset.validation-split", f"{dataset.where}.validation_split", message, "write a share from 0.0 to 1.0"
-        )
+        place = f"{dataset.where}.validation_split"
+        yield error("dataset.validation-split", place, message, "write a share from 0.0 to 1.0")
     for subset in dataset.subsets:
         yield from _subset_doubts(subset, given)
 
@@ -251,18 +237,13 @@ def _subset_doubts(subset: ResolvedSubset, given: _Values) -> Iterator[Finding]:
     reads_tags = subset.shuffle_caption or subset.token_warmup_step > 0 or subset.caption_tag_dropout_rate > 0
     if reads_tags and not subset.caption_separator:  # train_util.py:884
         message = "caption_separator is empty: sd-scripts fails at the first caption it splits into tags"
-        yield error(
-            "dataset.caption-separator", f"{subset.where}.caption_separator", message, 'write `caption_separator = ","`'
-        )
+        place = f"{subset.where}.caption_separator"
+        yield error("dataset.caption-separator", place, message, 'write `caption_separator = ","`')
     caches = given.get("cache_latents") or given.get("cache_latents_to_disk")
     if caches and (subset.color_aug or subset.random_crop):  # train_network.py:582
         message = "color_aug and random_crop can't be used with cache_latents"
-        yield error(
-            "dataset.cache-latents",
-            subset.where,
-            message,
-            "set color_aug and random_crop to false, or don't cache latents",
-        )
+        remedy = "set color_aug and random_crop to false, or don't cache latents"
+        yield error("dataset.cache-latents", subset.where, message, remedy)
     if subset.resize_interpolation is not None and subset.resize_interpolation not in _INTERPOLATIONS:
         message = f"resize_interpolation is {subset.resize_interpolation!r}: sd-scripts resizes as if it were not set"
         place = f"{subset.where}.resize_interpolation"

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from spyke_kohya.engine.options import RESERVED, OptionFault, OptionValue, check_option, parser_defaults
 from spyke_kohya.engine.targets import Target
 from spyke_kohya.findings import Finding, error, errors_in
+from spyke_kohya.presets.invalid import finding_of
 
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 _LONGEST_NAME_BYTES = 200  # of the 255 of a file's name: one that is set aside is longer
 
 
-class Launch(BaseModel):
-    """How the engine is started."""
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
-    model_config = _STRICT
+
+class Launch(_Table):
+    """How the engine is started."""
 
     target: Target
     """The device to train on: mps (a Mac's GPU), cuda or cpu. A run that lands on another device is stopped."""
@@ -38,10 +38,8 @@ class Launch(BaseModel):
     """After a crash that is neither a NaN nor a bad configuration, resume by itself, at most 3 times."""
 
 
-class Expect(BaseModel):
+class Expect(_Table):
     """What you planned. A plan that differs stops before the launch."""
-
-    model_config = _STRICT
 
     total_steps: Annotated[int, Field(ge=1)] | None = None
     """The number of optimizer steps that the run is meant to take."""
@@ -50,19 +48,15 @@ class Expect(BaseModel):
     """The trigger word that every training caption starts with."""
 
 
-class Evaluate(BaseModel):
+class Evaluate(_Table):
     """What `spyke-kohya evaluate` measures the run's checkpoints on."""
-
-    model_config = _STRICT
 
     heldout_dir: Annotated[str, Field(min_length=1)] | None = None
     """A folder of captioned pictures that are never trained on: `spyke-kohya holdout` sets some aside."""
 
 
-class Samples(BaseModel):
+class Samples(_Table):
     """The grid of pictures that `spyke-kohya samples` renders: checkpoints x prompts x strengths, always alike."""
-
-    model_config = _STRICT
 
     prompts: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """Prompts by the label that stands above their pictures."""
@@ -101,10 +95,8 @@ def lora_name(name: str) -> str:
     return name
 
 
-class Deploy(BaseModel):
+class Deploy(_Table):
     """Where `deploy` puts the chosen checkpoint, if the command doesn't say."""
-
-    model_config = _STRICT
 
     to: Annotated[str, Field(min_length=1)]
     """The directory of ComfyUI, A1111 or Forge."""
@@ -113,16 +105,8 @@ class Deploy(BaseModel):
     """The LoRA's name there, without .safetensors; else the output_name."""
 
 
-def _as_given(value: object) -> object:
-    if not isinstance(value, dict):
-        raise ValueError("expected a table of train_network.py options")
-    return value
-
-
-class TrainingPreset(BaseModel):
+class TrainingPreset(_Table):
     """One training preset file."""
-
-    model_config = _STRICT
 
     dataset: Annotated[str, Field(min_length=1)]
     """The dataset preset, by path or by bare name (`spyke` is presets/spyke.toml)."""
@@ -142,7 +126,7 @@ class TrainingPreset(BaseModel):
     deploy: Deploy | None = None
     """Where the chosen checkpoint goes."""
 
-    train_network: Annotated[dict[str, Any], BeforeValidator(_as_given)]
+    train_network: dict[str, Any]
     """train_network.py's own options, by their own names."""
 
     @property
@@ -157,21 +141,21 @@ class TrainingPreset(BaseModel):
 
 
 def parse_training_preset(document: Mapping[str, Any], where: str) -> tuple[TrainingPreset | None, list[Finding]]:
-    """The preset, or None; and everything wrong with it, each finding under ``schema.``."""
+    """Return the preset, or None; and everything wrong with it, each finding under ``schema.``."""
     findings: list[Finding] = []
     preset = None
     try:
         preset = TrainingPreset.model_validate(document)
     except ValidationError as faults:
-        findings = [_finding_of(fault, where) for fault in faults.errors()]
+        findings = [finding_of(fault, _place_of(fault["loc"], where), _TABLES) for fault in faults.errors()]
     options = document.get("train_network")
     if isinstance(options, dict):
-        findings += check_train_network(options, where)
+        findings += _check_options(options, where)
     return (None if errors_in(findings) else preset), findings
 
 
 def sound_options(table: object) -> dict[str, Any]:
-    """Those entries of a ``[train_network]`` table that nothing is wrong with."""
+    """Return the entries of a ``[train_network]`` table that have no fault."""
     options = table if isinstance(table, dict) else {}
     return {name: value for name, value in options.items() if name not in RESERVED and not check_option(name, value)}
 
@@ -184,8 +168,8 @@ _FAULT_CODES: Mapping[OptionFault, str] = {
 }
 
 
-def check_train_network(options: Mapping[str, object], where: str) -> list[Finding]:
-    """Everything wrong with ``[train_network]``: names, types, choices, and what the launcher keeps to itself."""
+def _check_options(options: Mapping[str, object], where: str) -> list[Finding]:
+    """Find what is wrong with ``[train_network]``: names, types, choices, and what the launcher keeps to itself."""
     findings = []
     for name, value in options.items():
         place = f"{where}: [train_network] {name}"
@@ -195,16 +179,11 @@ def check_train_network(options: Mapping[str, object], where: str) -> list[Findi
         elif fault := check_option(name, value):
             kind, message = fault
             findings.append(error(_FAULT_CODES[kind], place, message, "correct it, or remove the key"))
-    return findings + [
-        error(
-            "schema.missing-key",
-            f"{where}: [train_network] {name}",
-            f"`{name}` is required: {why}",
-            f"add {name} = ... under [train_network]",
-        )
-        for name, why in REQUIRED.items()
-        if options.get(name, "") == ""
-    ]
+    for name, why in REQUIRED.items():
+        if options.get(name, "") == "":
+            place, remedy = f"{where}: [train_network] {name}", f"add {name} = ... under [train_network]"
+            findings.append(error("schema.missing-key", place, f"`{name}` is required: {why}", remedy))
+    return findings
 
 
 REQUIRED: Mapping[str, str] = {
@@ -215,26 +194,16 @@ REQUIRED: Mapping[str, str] = {
 }
 
 
-_TABLES: Mapping[str, type[BaseModel]] = {
-    "": TrainingPreset,
-    "launch": Launch,
-    "expect": Expect,
-    "evaluate": Evaluate,
-    "samples": Samples,
-    "deploy": Deploy,
+_TABLES: Mapping[tuple[str, ...], type[BaseModel]] = {
+    (): TrainingPreset,
+    ("launch",): Launch,
+    ("expect",): Expect,
+    ("evaluate",): Evaluate,
+    ("samples",): Samples,
+    ("deploy",): Deploy,
 }
 
 
-def _finding_of(fault: ErrorDetails, where: str) -> Finding:
-    *table, key = (str(part) for part in fault["loc"])
-    section = ".".join(table)
-    place = f"{where}: [{section}] {key}" if section else f"{where}: {key}"
-    if fault["type"] == "extra_forbidden":
-        close = get_close_matches(key, _TABLES[section].model_fields, n=1)
-        hint = f"; did you mean `{close[0]}`?" if close else ""
-        message = f"unknown key `{key}`{hint}"
-        return error("schema.unknown-key", place, message, f"known here: {', '.join(_TABLES[section].model_fields)}")
-    if fault["type"] == "missing":
-        return error("schema.missing-key", place, f"`{key}` is required", f"add `{key}`")
-    message = f"{fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}"
-    return error("schema.wrong-type", place, message, "correct the value")
+def _place_of(location: tuple[int | str, ...], where: str) -> str:
+    *tables, key = map(str, location)
+    return f"{where}: [{'.'.join(tables)}] {key}" if tables else f"{where}: {key}"

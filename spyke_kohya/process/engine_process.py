@@ -37,7 +37,7 @@ LADDER = (Rung(signal.SIGINT, 15.0), Rung(signal.SIGTERM, 5.0), Rung(signal.SIGK
 class EngineProcess:
     """A started engine: read its merged output until ``b""``, then ``wait`` for its exit code.
 
-    As a context it leaves nothing behind: whatever still runs at its end is killed.
+    As a context it kills at its end what still runs.
     """
 
     def __init__(
@@ -92,22 +92,24 @@ class EngineProcess:
         return self._popen.pid
 
     def read(self, timeout_s: float) -> bytes | None:
-        """The next bytes; None when there were none in time; ``b""`` when the output and the leader have ended.
+        """Return the next bytes; None when there were none in time; ``b""`` when the output and the leader have ended.
 
-        A leader that has ended while its group still holds the pipe has orphaned its trainer: the group is ended.
+        A leader that ends while its group still holds the pipe has orphaned its trainer: the group is then killed.
         """
         self._end_stragglers()
-        if self._output_ended:
-            return self._leader_end(timeout_s)
-        if not self._selector.select(timeout_s):
-            return None
-        if data := os.read(self._output.fileno(), _CHUNK_BYTES):
-            return data
-        self._output_ended = True
-        return self._leader_end(timeout_s)
+        if not self._output_ended:
+            if not self._selector.select(timeout_s):
+                return None
+            if data := os.read(self._output.fileno(), _CHUNK_BYTES):
+                return data
+            self._output_ended = True
+        with suppress(subprocess.TimeoutExpired):  # a leader that closed its output may still train
+            self._popen.wait(timeout_s)
+            return b""
+        return None
 
     def wait(self) -> int:
-        """Reap the leader, end whatever is left of its group, and give the exit code (negative: the signal)."""
+        """Reap the leader, end what is left of its group, and return the exit code (negative: the signal)."""
         code = self._popen.wait()
         self._signal_group(signal.SIGKILL)
         if self._caffeinate:
@@ -120,7 +122,7 @@ class EngineProcess:
     def stop(
         self, on_rung: Callable[[Rung], None], on_output: Callable[[bytes], None], requests: Callable[[], int]
     ) -> int:
-        """End the whole group, rung by rung, still passing on its output. Gives the leader's exit code.
+        """End the whole group, rung by rung, and pass on its output. Return the leader's exit code.
 
         ``requests`` counts how often a person has asked for the end: each time more goes to the next rung at once.
         """
@@ -137,14 +139,6 @@ class EngineProcess:
                     on_output(data)
         return self.wait()
 
-    def _leader_end(self, timeout_s: float) -> bytes | None:
-        """``b""`` when the leader has ended in time: one that closed its output may well train on."""
-        try:
-            self._popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
-        return b""
-
     def _end_stragglers(self) -> None:
         if self._leader_ended_at is None:
             self._leader_ended_at = time.monotonic() if self._popen.poll() is not None else None
@@ -157,33 +151,24 @@ class EngineProcess:
 
 
 def _caffeinate(pid: int, env: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """Apple's own: no idle sleep until ``pid`` has ended, also if nobody is left to end this (caffeinate(8))."""
+    """Start Apple's caffeinate(8): the Mac does not sleep until ``pid`` has ended."""
     program = shutil.which("caffeinate", path=env.get("PATH"))
     if program is None:
         return None
-    nowhere = subprocess.DEVNULL
-    return subprocess.Popen(
-        [program, "-i", "-w", str(pid)], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
-    )
+    null = subprocess.DEVNULL
+    argv = [program, "-i", "-w", str(pid)]
+    return subprocess.Popen(argv, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a short helper program said."""
-
-    returncode: int
-    stdout: bytes
-    stderr: bytes
-
-
-def ask(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, timeout_s: float) -> Answer:
+def ask(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
     """Run a short program to its end. Raises EngineError when it can't be started or takes too long."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             list(argv), env=dict(env), cwd=cwd, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired as fault:
         raise EngineError(f"gave no answer in {timeout_s:.0f} s", where=argv[0], remedy="try again") from fault
     except OSError as fault:
         raise EngineError(f"could not start: {fault.strerror}", where=argv[0], remedy="check the path") from fault
-    return Answer(done.returncode, done.stdout, done.stderr)

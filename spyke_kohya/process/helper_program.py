@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,6 @@ from spyke_kohya.process.engine_process import EngineProcess
 from spyke_kohya.process.stop_signals import StopRequest, stop_signals
 
 _POLL_S = 0.5
-_TOLD_LINES = 3
 
 
 def run_program(
@@ -25,7 +25,7 @@ def run_program(
 ) -> None:
     """Run ``argv`` to its end; ``on_line`` is given every whole line it prints, and each is in ``log``.
 
-    Raises EngineError with the program's last words when it fails, Interrupted when a signal stopped it; nothing of it
+    Raises EngineError with the program's last lines when it fails, Interrupted when a signal stopped it; nothing of it
     is left running in either case.
     """
     with (
@@ -38,7 +38,8 @@ def run_program(
     if stop.signals:
         raise Interrupted(f"stopped by {stop.signals[0].name}; what was done is kept", where=str(log.parent))
     if code != 0:
-        raise EngineError(f"{Path(argv[1]).name} failed: {lines.last_words()}", where=str(log), remedy="read that log")
+        last = " / ".join(lines.last) or "it printed nothing"
+        raise EngineError(f"{Path(argv[1]).name} failed: {last}", where=str(log), remedy="read that log")
 
 
 def _pump(process: EngineProcess, stopped_by: list[signal.Signals], take: Callable[[bytes], None]) -> int:
@@ -52,22 +53,18 @@ def _pump(process: EngineProcess, stopped_by: list[signal.Signals], take: Callab
 
 
 class _Lines:
-    """Bytes in any chunks, to the log as they are and told as whole lines; a carriage return ends one too."""
+    """Writes bytes in any chunks to the log, and passes on whole lines; a carriage return ends one too."""
 
     def __init__(self, log: BinaryIO, on_line: Callable[[str], None]) -> None:
         self._log = log
         self._on_line = on_line
         self._rest = b""
-        self._last: list[str] = []
+        self.last: deque[str] = deque(maxlen=3)
 
     def feed(self, data: bytes) -> None:
         self._log.write(data)
         *whole, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
         for raw in whole:
-            line = raw.decode("utf-8", errors="replace").rstrip()
-            if line:
-                self._last = [*self._last[1 - _TOLD_LINES :], line]
+            if line := raw.decode("utf-8", errors="replace").rstrip():
+                self.last.append(line)
                 self._on_line(line)
-
-    def last_words(self) -> str:
-        return " / ".join(self._last) or "it said nothing"

@@ -1,6 +1,6 @@
-"""Who runs on this machine: a process told from a later one of the same number, and what is left of a group.
+"""The processes of this machine: which one a number means, and what is left of a group.
 
-psutil knows it on every system; it is imported late, for that takes 0.03 s. A zombie counts as ended.
+psutil reads them on every system. It is imported late: that takes 0.03 s. A zombie counts as ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 _PATIENCE_S = 10.0
 _POLL_S = 0.05
-_SAME_START_S = 3.0  # a start is told by the machine's clock, which may be corrected meanwhile
+_SAME_START_S = 3.0  # the machine's clock may be corrected meanwhile
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _ENDED = ("zombie", "dead")
 
@@ -24,7 +24,7 @@ class ProcessMark:
     """A process and when it began: numbers are used again, both together are not.
 
     ``started`` is in seconds since 1970, on Linux with ``@`` and the namespace of the number. Earlier versions wrote
-    the start of the machine and clock ticks since then, ``BOOT+TICKS``, and on a Mac what ps printed.
+    the start of the machine and clock ticks since then, ``BOOT+TICKS``, and on a Mac the words of ps.
     """
 
     pid: int
@@ -53,10 +53,10 @@ def mark_of(pid: int) -> ProcessMark | None:
 
 
 def is_running(mark: ProcessMark) -> bool | None:
-    """Tell whether a marked process still runs; None where that can't be known.
+    """Tell whether a marked process still runs.
 
-    So it is with a number of another namespace, such as a container's, with a process that may not be seen, and with a
-    start that was written in another form where the number is in use.
+    None where that can't be known: a number of another namespace, such as a container's; a process that may not be
+    seen; a number in use, with a start in an unknown form.
     """
     import psutil
 

@@ -12,16 +12,16 @@ from types import FrameType
 
 @dataclass
 class StopRequest:
-    """What a person asked for: the first signal stops the run, each further one goes to the ladder's next rung."""
+    """The signals so far: the first signal stops the run, each further one goes to the ladder's next rung."""
 
     signals: list[signal.Signals] = field(default_factory=list)
 
 
 @contextmanager
 def stop_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
-    """Collect the signals that mean stop; at the end they mean what they meant before.
+    """Collect the signals that mean stop; restore their handlers at the end.
 
-    Only a program's main thread is sent any: in another one, who holds ``request`` stops the run.
+    Only a program's main thread gets signals. In another thread the holder of ``request`` stops the run.
     """
     request = request or StopRequest()
     if threading.current_thread() is not threading.main_thread():

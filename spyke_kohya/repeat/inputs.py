@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spyke_kohya.dataset.scan import Scan, read_captions
-from spyke_kohya.engine.command import expand_home
+from spyke_kohya.engine.command import path_option
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.files import sha256_of
 from spyke_kohya.presets.loading import Loaded
@@ -58,7 +58,7 @@ def identify(loaded: Loaded, found: Scan, engine: Engine, root: Path) -> dict[st
     preset = loaded.training
     assert preset is not None
     settings = {name: value for name, value in preset.effective_options.items() if value is not None}
-    base = base_path(str(settings["pretrained_model_name_or_path"]), root)
+    base = path_option(settings, "pretrained_model_name_or_path", root)
     return {
         "settings": _sha256([json.dumps([settings, preset.launch.target], sort_keys=True)]),
         "dataset": _sha256([json.dumps(loaded.dataset_document, sort_keys=True, default=str)]),
@@ -79,11 +79,6 @@ def engine_parts(engine: Mapping[str, Any]) -> dict[str, Any]:
     """Return an engine's parts by what a person calls them; a run's record has no tree."""
     tree = {"the tree of sd-scripts": engine["tree"]} if "tree" in engine else {}
     return {"sd-scripts": engine.get("commit"), **tree, **engine.get("packages", {})}
-
-
-def base_path(name: str, root: Path) -> Path:
-    """Return where a base model is if it is a file or a folder, and no name on a hub."""
-    return root / str(expand_home("pretrained_model_name_or_path", name))
 
 
 def files_of(base: Path) -> list[Path]:

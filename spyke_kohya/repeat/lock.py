@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spyke_kohya.dataset.scan import Scan, read_captions
+from spyke_kohya.engine.command import path_option
 from spyke_kohya.engine.options import option_arguments
 from spyke_kohya.engine.packages import recorded_versions
 from spyke_kohya.engine.release import Engine
@@ -25,7 +26,7 @@ from spyke_kohya.findings import Finding, error
 from spyke_kohya.plan.plan import Plan
 from spyke_kohya.presets.loading import Loaded
 from spyke_kohya.process.engine_process import ask
-from spyke_kohya.repeat.inputs import Difference, base_path, changed, engine_parts, files_of
+from spyke_kohya.repeat.inputs import Difference, changed, engine_parts, files_of
 
 LOCK_VERSION = 1
 _SHOWN = 10
@@ -88,7 +89,7 @@ def make_lock(loaded: Loaded, plan: Plan, found: Scan, engine: Engine, around: S
             "tree": tree_of(engine, around.inherited),
             "packages": recorded_versions(engine.python),
         },
-        "base_model": _base_hash(str(preset.options["pretrained_model_name_or_path"]), around.root),
+        "base_model": _base_hash(preset.options, around.root),
         "images": _hashes(_image_paths(found), around),
         "captions": _hashes(_caption_paths(found), around),
         "plan": plan.to_dict(),
@@ -193,14 +194,15 @@ def _portable(path: str, around: Surroundings) -> str:
     return path
 
 
-def _base_hash(name: str, root: Path) -> dict[str, str]:
+def _base_hash(options: Mapping[str, Any], root: Path) -> dict[str, str]:
     """Return the hash of a file, or of the names and hashes of a diffusers folder's files."""
-    base = base_path(name, root)
+    base = path_option(options, "pretrained_model_name_or_path", root)
     files = files_of(base)
     hashes = _hash_all(files)
     if base.is_dir():
         lines = [f"{file.relative_to(base)} {digest}\n" for file, digest in zip(files, hashes, strict=True)]
         hashes = [hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()]
+    name = str(options["pretrained_model_name_or_path"])
     return {"name": name, "sha256": hashes[0] if hashes else "not a local file"}
 
 

@@ -15,9 +15,9 @@ from spyke_kohya.engine.command import (
     LaunchFiles,
     LockedCommand,
     accelerate_config,
-    expand_home,
     expand_tilde,
     lock_command,
+    path_option,
 )
 from spyke_kohya.engine.filenames import step_file
 from spyke_kohya.engine.release import Engine
@@ -160,7 +160,7 @@ def prepare_launch(
     """
     preset = loaded.training
     assert preset is not None
-    output_dir = Path(str(expand_home("output_dir", preset.options["output_dir"])))
+    output_dir = path_option(preset.options, "output_dir", Path())
     run = RunDirectory.named(output_dir, str(preset.options["output_name"]), not_before(root / output_dir, now))
     options = {**preset.options, **plan.states.options}
     if segment:

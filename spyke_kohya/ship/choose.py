@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spyke_kohya.engine.command import expand_home
+from spyke_kohya.engine.command import path_option
 from spyke_kohya.errors import DeployError, NothingToRank, UsageError
 from spyke_kohya.presets.training import lora_name
 from spyke_kohya.rank.checkpoints import find_checkpoints, recorded
@@ -95,8 +95,7 @@ def _file_of(result: RankResult, step: int) -> Path:
 
 
 def _base_of(record: Record) -> Path | None:
-    base = record.settings.get("pretrained_model_name_or_path")
-    if not isinstance(base, str):
+    if not isinstance(record.settings.get("pretrained_model_name_or_path"), str):
         return None
-    path = Path(record.cwd or ".") / str(expand_home("pretrained_model_name_or_path", base))
+    path = path_option(record.settings, "pretrained_model_name_or_path", Path(record.cwd or "."))
     return path if path.exists() else None
