@@ -322,16 +322,16 @@ class Session:
         self, directory: Path, *, losses: Path | None = None, preset: str | None = None, planned: int | None = None
     ) -> list[Path]:
         """Write report.html and summary.md into a run's directory; return both files."""
-        from spyke_kohya.report.data import read_story
+        from spyke_kohya.report.data import read_report_data
         from spyke_kohya.report.html import report_html
         from spyke_kohya.report.markdown import summary_markdown
 
         examined = self.plan(self.load(preset)) if preset else None
-        story = read_story(directory, losses=losses, planned=planned, preset=examined)
-        texts = {"report.html": report_html(story), "summary.md": summary_markdown(story)}
+        data = read_report_data(directory, losses=losses, planned=planned, preset=examined)
+        texts = {"report.html": report_html(data), "summary.md": summary_markdown(data)}
         for name, text in texts.items():
-            _write(story.folder / name, text)
-        return [story.folder / name for name in texts]
+            _write(data.folder / name, text)
+        return [data.folder / name for name in texts]
 
     def lock(self, examined: Examination, engine: Engine) -> dict[str, Any]:
         """Return the lock of an examined training preset. Raises an error by its findings where it can't start."""

@@ -55,19 +55,16 @@ def rank(
 
 def show_ranking(result: TrainingResult | HeldoutResult, png: Path | None) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
-    from spyke_kohya.report.heldout_table import heldout_table
-    from spyke_kohya.report.text import ranking_table, terminal_chart
+    from spyke_kohya.report.ranking_text import ranking_table, terminal_chart
 
     for problem in result.problems:
         say(f"not read: {problem}")
     width = terminal_width()
-    if isinstance(result, HeldoutResult):
-        click.echo(heldout_table(result.ranking, width, result.title))
-        picture = png or result.run_dir / "evaluation.png"
-    else:
+    if not isinstance(result, HeldoutResult):
         click.echo(terminal_chart(result.curve, result.ranking, width))
-        click.echo(ranking_table(result.ranking, width, result.title))
-        picture = png or (result.run_dir or result.directory) / "ranking.png"
+    click.echo(ranking_table(result.ranking, width, result.title))
+    name = "evaluation.png" if isinstance(result, HeldoutResult) else "ranking.png"
+    picture = png or (result.run_dir or result.directory) / name
     _write_png(result, picture)
     click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
 

@@ -10,7 +10,7 @@ from spyke_kohya.record.runs import Deletable
 from spyke_kohya.repeat.inputs import Difference
 from spyke_kohya.report.overview import RunSummary
 from spyke_kohya.report.plain_text import duration
-from spyke_kohya.report.text import plain
+from spyke_kohya.report.ranking_text import plain
 
 
 def runs_table(runs: Sequence[RunSummary], width: int = 80) -> str:
