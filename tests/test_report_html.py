@@ -272,3 +272,25 @@ def test_a_phone_needs_no_scrolling_sideways(browser, page):  # noqa: F811
     browser.open(page)
     browser.wait_for(DRAWN)
     assert browser.run("return document.documentElement.scrollWidth") == 390
+
+
+LEGENDS = """
+const found = [];
+const walk = (node) => {
+  for (const child of node.children) {
+    if (child.classList.contains('bk-Legend')) found.push(child.getBoundingClientRect().right);
+    if (child.shadowRoot) walk(child.shadowRoot);
+    walk(child);
+  }
+};
+walk(document.body);
+return found;
+"""
+
+
+def test_a_phone_shows_the_whole_legend(browser, page):  # noqa: F811
+    browser.emulate(390, 844, phone=True)
+    browser.open(page)
+    browser.wait_for(DRAWN)
+    (right,) = browser.run(LEGENDS)
+    assert right <= 390

@@ -1,7 +1,7 @@
 """One page about a training: a single file that needs no network, for any browser and any width.
 
-What is told comes from ``data.py``, the curves from ``chart.py``. Jinja escapes every value; beyond that the page's
-own content security policy lets no script run but its two, whose hashes it names, and nothing be loaded from anywhere.
+The facts come from ``data.py``, the curves from ``chart.py``. Jinja escapes every value. The page's own content
+security policy names the hashes of its two scripts: no other script runs, and nothing is loaded from anywhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SAMPLE_PX, _SHEET_PX = 384, 2000
 
 
 def report_html(data: ReportData) -> str:
-    """The page as one text."""
+    """Return the page as one text."""
     bokeh, script = _bokeh(), _asset("page.js")
     ranking = data.result.ranking if data.result else None
     record = data.record
@@ -59,7 +59,7 @@ def _asset(name: str) -> str:
 
 
 def _bokeh() -> str:
-    """BokehJS's base, from the installed package; what ends a script element in its strings is put otherwise."""
+    """Return BokehJS's base from the installed package, with nothing in its strings that ends a script element."""
     parts = Resources(mode="inline", components=["bokeh"], minified=True).js_raw
     return "\n".join(parts).replace("</script", "<\\/script").replace("<!--", "<\\!--")
 

@@ -13,7 +13,7 @@ _MARKUP = re.compile(r"([\\`*{}\[\]<>|#]|(?<!\w)_|_(?!\w))")
 
 
 def summary_markdown(data: ReportData) -> str:
-    """The whole summary; every name and text in it is escaped."""
+    """Return the whole summary; every name and text in it is escaped."""
     ranking = data.result.ranking if data.result else None
     sections = [
         [f"# {_text(data.title)}", "", _text(data.verdict)],
@@ -31,7 +31,7 @@ def summary_markdown(data: ReportData) -> str:
 def _performance(data: ReportData) -> list[str]:
     record, result = data.record, data.record.result
     facts = {
-        "status": _text(_status(data)),
+        "status": _text(": ".join(filter(None, (record.status or "not recorded", record.reason)))),
         "started": _text(record.started_at or ""),
         "steps": "" if data.steps_run is None else str(data.steps_run),
         "duration": duration(result.duration_s) if result.duration_s is not None else "",
@@ -42,11 +42,6 @@ def _performance(data: ReportData) -> list[str]:
         "torch": _text(record.engine.packages.get("torch", "")),
     }
     return _markdown_table(["", ""], [[name, value] for name, value in facts.items() if value])
-
-
-def _status(data: ReportData) -> str:
-    status, reason = data.record.status or "not recorded", data.record.reason
-    return f"{status}: {reason}" if reason else status
 
 
 def _files(data: ReportData, ranking: TrainingRanking | None) -> list[str]:
@@ -63,7 +58,7 @@ def _losses(ranking: TrainingRanking | None) -> list[str]:
     if ranking is None:
         return ["No losses on record."]
     rows = [
-        [str(row.rank), str(row.step), f"{row.avr_loss:.4g}", f"{row.standard_error:.2g}", _tie(row.rank, row.tied)]
+        [str(row.rank), str(row.step), f"{row.avr_loss:.4f}", f"{row.standard_error:.4f}", _tie(row.rank, row.tied)]
         for row in ranking.rows
     ]
     covers = f"the last {ranking.window} batches" if ranking.window else "an unknown number of batches"
@@ -78,10 +73,10 @@ def _heldout(data: ReportData) -> list[str]:
         [str(row.rank), str(row.step), f"{row.ratio:.4f}", f"{row.above_best:.4f}", _tie(row.rank, row.tied)]
         for row in data.heldout.rows
     ]
-    told = f"Loss over that of the base model without a LoRA, on {data.heldout.pictures} held-out pictures:"
-    if data.heldout.ranks_nothing:
-        told = "Loss over that of the base model without a LoRA, on the trained pictures alone, which ranks nothing:"
-    return ["", told, "", *_markdown_table(["rank", "step", "loss / base", "above best", ""], rows)]
+    trained = "the trained pictures alone, which ranks nothing"
+    pictures = trained if data.heldout.ranks_nothing else f"{data.heldout.pictures} held-out pictures"
+    head = f"Loss over that of the base model without a LoRA, on {pictures}:"
+    return ["", head, "", *_markdown_table(["rank", "step", "loss / base", "above best", ""], rows)]
 
 
 def _tie(rank: int, tied: bool) -> str:
@@ -131,10 +126,10 @@ def _listed(items: Iterable[str], nothing: str) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Text as itself: no markup, no HTML, on one line."""
+    """Return the text on one line, without markup and HTML."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
 def _code(text: str) -> str:
-    """Text between backticks, in a table's cell."""
+    """Return the text as it may stand between backticks in a table's cell."""
     return " ".join(text.replace("`", "'").replace("|", "\\|").split())

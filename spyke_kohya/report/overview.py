@@ -1,8 +1,7 @@
-"""What became of a run, in one line: its status, its steps, its ranking, and what of its files can't be read."""
+"""One line about a run: its status, its steps, its ranking, and which of its files can't be read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ class RunSummary:
 
 
 def summarize(run: RunDirectory) -> RunSummary:
-    """Return what became of a run. Never raises: what can't be read is one of its problems."""
+    """Return one line about a run. Never raises: a file that can't be read is one of its problems."""
     record = read_record(run).true_now
     result, best, problems = None, None, record.problems
     try:
@@ -49,7 +48,7 @@ def summarize(run: RunDirectory) -> RunSummary:
         best = rank_best(run.path).ranking
     except (SpykeError, OSError) as fault:
         if record.is_readable and record.status not in UNFINISHED:
-            problems += tuple(_of_its_own(run, fault))
+            problems += _of_its_own(run, fault)
     ranking = result.ranking if result else None
     return RunSummary(
         name=run.path.name,
@@ -74,8 +73,8 @@ def ranked(run: RunDirectory) -> TrainingResult | None:
         return None
 
 
-def _of_its_own(run: RunDirectory, fault: SpykeError | OSError) -> Iterator[str]:
-    """Yield a fault in a file of the run; that a run left no losses or no checkpoints is none."""
+def _of_its_own(run: RunDirectory, fault: SpykeError | OSError) -> tuple[str, ...]:
+    """Return the fault where it lies in a file of the run; a run without losses or checkpoints has no fault."""
     where, what = (fault.where, fault.what) if isinstance(fault, SpykeError) else (fault.filename, fault.strerror)
-    if run.path in Path(str(where)).parents:
-        yield f"{Path(str(where)).name}: {what}"
+    file = Path(str(where))
+    return (f"{file.name}: {what}",) if run.path in file.parents else ()

@@ -14,7 +14,7 @@ from spyke_kohya.report.ranking_text import plain
 
 
 def runs_table(runs: Sequence[RunSummary], width: int = 80) -> str:
-    """Return a line a run: status, steps, pace, lowest avr_loss, what to look at first. Problems stand below."""
+    """Return a line a run: status, steps, pace, lowest avr_loss, the step to look at first. Problems stand below."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "status"):
         table.add_column(name, overflow="fold")
@@ -27,13 +27,13 @@ def runs_table(runs: Sequence[RunSummary], width: int = 80) -> str:
 
 
 def comparison_text(runs: Sequence[RunSummary], found: Sequence[Difference], width: int = 80) -> str:
-    """Return two runs, the settings that they don't share, and what is said of each."""
+    """Return two runs, the settings in which they differ, and the verdict of each."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("setting", *(run.name for run in runs)):
         table.add_column(name, overflow="fold")
     for one in found:
         table.add_row(one.key, _value(one.first), _value(one.second))
-    settings = plain(table, width) if found else "They were asked to do the same.\n"
+    settings = plain(table, width) if found else "Both runs were asked to do the same.\n"
     verdicts = "\n".join(f"{run.name}: {run.verdict or 'nothing to rank'}" for run in runs)
     return f"{runs_table(runs, width)}\n{settings}\n{verdicts}"
 
