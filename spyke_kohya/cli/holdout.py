@@ -23,14 +23,13 @@ def holdout(folder: Path, count: int, target: Path | None, seed: int, copy: bool
     They move out of the training folder DIR with their captions. Copies and flips of one picture move together. Then
     name the new folder in the preset: [evaluate] heldout_dir.
     """
-    from spyke_kohya.dataset.holdout import choose_heldout, default_target, put_back, set_aside
+    from spyke_kohya import api
     from spyke_kohya.rank.result import FEWEST_GROUPS
 
     if undo:
-        click.echo(f"put back: {put_back(folder, target or default_target(folder))} files in {folder}")
+        click.echo(f"put back: {api.put_back(folder, target)} files in {folder}")
         return
-    choice = choose_heldout(folder, count, target=target, seed=seed)
-    set_aside(choice, copy=copy)
+    choice = api.holdout(folder, count, target=target, seed=seed, copy=copy)
     click.echo(
         f"{'copied' if copy else 'moved'}: {len(choice.pictures)} pictures ({choice.groups} different ones), "
         f"{len(choice.files)} files with their captions, to {choice.target}\n{choice.left} different pictures stay"

@@ -25,12 +25,10 @@ def import_(file: BinaryIO, name: str | None, target: Target, root: Path) -> Non
     FILE is a kohya_ss GUI preset (JSON), an sd-scripts --config_file (TOML), or a text file with an accelerate launch
     command; - reads stdin. Settings that change or get lost are named on stderr, and in the preset.
     """
-    from spyke_kohya.start.importing.imported import import_settings
-    from spyke_kohya.start.writing import write_new
+    from spyke_kohya.api import import_settings
 
     text = file.read().decode("utf-8-sig", errors="replace")
-    imported = import_settings(text, root.absolute(), name=name, target=target)
-    write_new(imported.files)
+    imported = import_settings(text, target=target, name=name, root=root)
     click.echo("\n".join(str(path) for path in imported.files))
     for note in imported.notes:
         say(f"changed or lost: {note}")

@@ -18,9 +18,9 @@ def list_command(place: Path, as_json: bool) -> None:
 
     UI is the directory of ComfyUI, A1111 or Forge.
     """
-    from spyke_kohya.ship.deploy import deployed_in, find_place
+    from spyke_kohya.api import deployed
 
-    found = deployed_in(find_place(place.expanduser()))
+    found = deployed(place)
     if as_json:
         print_json([one.to_dict() for one in found])
         return

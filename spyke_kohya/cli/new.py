@@ -30,8 +30,8 @@ def new(
     One is a dataset preset, the other a training preset; both have comments. The training sees each picture 40 times,
     but all pictures together at least 400 and at most 1000 times.
     """
-    from spyke_kohya.start.new import write_presets
+    from spyke_kohya import api
 
-    files = write_presets(name, images, base=base, target=target, reg=reg, trigger=trigger, root=root.absolute())
+    files = api.new(name, images, base=base, target=target, reg=reg, trigger=trigger, root=root)
     click.echo("\n".join(str(path) for path in files))
     say(f"read both presets, then run: spyke-kohya plan {name}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -27,8 +25,7 @@ def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, a
     Without DIR it lists the runs under output, the newest first. For two runs it shows the settings in which they
     differ, and draws both curves in one picture.
     """
-    from spyke_kohya.record.runs import find_runs
-    from spyke_kohya.report.overview import summarize
+    from spyke_kohya import api
     from spyke_kohya.report.runs_text import runs_table
 
     if len(paths) > 2:
@@ -39,7 +36,7 @@ def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, a
     elif len(paths) == 2:
         _compare(paths[0], paths[1], png, as_json)
     else:
-        found = [summarize(run) for run in find_runs(directory)]
+        found = api.runs(directory)
         print_json([run.to_dict() for run in found]) if as_json else click.echo(
             runs_table(found, terminal_width()), nl=False
         )
@@ -68,16 +65,16 @@ def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None
 
 
 def _collect_garbage(directory: Path, yes: bool, as_json: bool) -> None:
-    from spyke_kohya.record.runs import deletable, delete
+    from spyke_kohya import api
     from spyke_kohya.report.runs_text import deletable_text
 
-    found = deletable(directory, Path(tempfile.gettempdir()), datetime.now())
+    found = api.deletable(directory)
     if as_json:
         print_json([{**asdict(item), "path": str(item.path)} for item in found])
     else:
         click.echo(deletable_text(found))
     if yes:
-        delete(found)
+        api.delete(found)
         say(f"deleted {len(found)}")
     elif found:
         say("nothing was deleted: add --yes to delete")

@@ -182,7 +182,7 @@ def _round_ticks(first: int, last: int) -> list[int]:
 
 
 def _visible(drawing: Drawing, ranking: TrainingRanking, width: int) -> tuple[list[int], list[float]]:
-    """Return the line without its start, whose few losses would flatten the rest, and without what lies far off."""
+    """Return the line without its start, where few losses would flatten the rest, and without what lies far off."""
     line, points = drawing.line, drawing.checkpoints
     margin = 3 * points.errors.max()
     low, high = points.values.min() - margin, points.values.max() + margin
