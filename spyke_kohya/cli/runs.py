@@ -26,7 +26,7 @@ def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, a
     differ, and draws both curves in one picture.
     """
     from spyke_kohya import api
-    from spyke_kohya.report.runs_text import runs_table
+    from spyke_kohya.report.overview import runs_table
 
     if len(paths) > 2:
         raise UsageError("name a directory, or two runs to compare")
@@ -37,17 +37,17 @@ def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, a
         _compare(paths[0], paths[1], png, as_json)
     else:
         found = api.runs(directory)
-        print_json([run.to_dict() for run in found]) if as_json else click.echo(
-            runs_table(found, terminal_width()), nl=False
-        )
+        if as_json:
+            print_json([run.to_dict() for run in found])
+        else:
+            click.echo(runs_table(found, terminal_width()), nl=False)
 
 
 def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None:
     from spyke_kohya.record.rundir import RunDirectory
     from spyke_kohya.repeat.comparison import differences
     from spyke_kohya.report.drawings import write_comparison_png
-    from spyke_kohya.report.overview import ranked, summarize
-    from spyke_kohya.report.runs_text import comparison_text
+    from spyke_kohya.report.overview import comparison_text, ranked, summarize
 
     pair = [RunDirectory(path) for path in (first, second)]
     found, summaries = differences(*pair), [summarize(run) for run in pair]
@@ -66,7 +66,7 @@ def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None
 
 def _collect_garbage(directory: Path, yes: bool, as_json: bool) -> None:
     from spyke_kohya import api
-    from spyke_kohya.report.runs_text import deletable_text
+    from spyke_kohya.report.overview import deletable_text
 
     found = api.deletable(directory)
     if as_json:
