@@ -16,7 +16,7 @@ from spyke_kohya.record.exclusive import live_run
 
 
 def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, where: str) -> list[Finding]:
-    """Findings on ``output_dir`` and ``output_name``; nothing is made or written."""
+    """Return findings on ``output_dir`` and ``output_name``; nothing is made or written."""
     place = f"{where}: [train_network] output_dir"
     directory = root / str(expand_home("output_dir", options["output_dir"]))
     standing = nearest_that_stands(directory)
@@ -79,7 +79,7 @@ def _room(directory: Path, plan: Plan | None, place: str) -> list[Finding]:
 
 
 def _overwritten(directory: Path, plan: Plan | None, place: str) -> list[Finding]:
-    """sd-scripts writes over what has its name, without a word (sd-scripts v0.10.1 train_network.py:1296)."""
+    """Report files that sd-scripts would write over; it doesn't ask (sd-scripts v0.10.1 train_network.py:1296)."""
     files = [saved.file for saved in plan.checkpoints] if plan else []
     standing = [file for file in files if os.path.isfile(directory / file)]  # noqa: PTH113 - it never raises
     if not standing:

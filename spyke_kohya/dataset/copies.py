@@ -53,7 +53,10 @@ class Alike:
 
 
 def look_of(image: Image) -> bytes:
-    """The 9 x 9 mean colours of a picture, row by row, red, green and blue: 243 bytes. Raises as decoding it does."""
+    """Return the 9 x 9 mean colours of a picture, row by row, red, green and blue: 243 bytes.
+
+    Raises as decoding it does.
+    """
     from PIL.Image import Resampling
 
     colour = image if image.mode == "RGB" else image.convert("RGB")
@@ -97,7 +100,7 @@ def group_alike(fingerprints: Sequence[Fingerprint]) -> list[int]:
 
 
 def alike(looks: Sequence[bytes]) -> Iterator[Alike]:
-    """Every picture whose look is like an earlier one's, or like its mirror image; each is told once, with the first.
+    """Yield every picture that looks like an earlier one or its mirror image, once, with the first such picture.
 
     All pairs of 10,000 are compared in about a second.
     """

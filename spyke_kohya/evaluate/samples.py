@@ -51,7 +51,10 @@ class Grid:
 
 
 def lay_out(settings: Samples, checkpoints: Sequence[Candidate], base: Path) -> Grid:
-    """The grid of these checkpoints, which all have files. Raises PresetError for prompts that can't be passed on."""
+    """Return the grid of these checkpoints, which all have files.
+
+    Raises PresetError for prompts that can't be passed on.
+    """
     if not settings.prompts:
         remedy = 'add prompts to the preset: [samples.prompts], then "a label" = "a prompt", and name it with --preset'
         raise PresetError("there are no prompts to render", where="[samples]", remedy=remedy)
@@ -78,8 +81,8 @@ def render(
 ) -> Path:
     """Render what isn't there yet, in one process for all checkpoints; gives the folder of the pictures.
 
-    ``listen`` is told how many of how many pictures are there. Raises EngineError when the engine has no gen_img.py or
-    it fails.
+    ``listen`` is called with the number of pictures that are there, and that are needed.
+    Raises EngineError when the engine has no gen_img.py or it fails.
     """
     folder = subject.run.samples
     missing = [cell for cell in grid.pictures if not (folder / cell.file).is_file()]

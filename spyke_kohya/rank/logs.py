@@ -19,7 +19,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def read_losses(path: Path) -> LossCurve:
-    """Losses from a CSV file, an event file, a folder of event files, or else a saved console, told apart by name.
+    """Read losses from a CSV file, an event file, a folder of event files, or else a saved console, known by its name.
 
     Raises UsageError when there is no such file, NothingToRank or EngineError when it holds no usable losses.
     """
@@ -66,7 +66,7 @@ def curve_from_events(paths: Sequence[Path]) -> LossCurve:
 
 
 def _whole_losses(paths: Sequence[Path]) -> tuple[list[StepLoss], list[EngineError]]:
-    """The losses of the files that can be read, and what is wrong with the others."""
+    """Return the losses of the files that can be read, and what is wrong with the others."""
     losses: list[StepLoss] = []
     faults: list[EngineError] = []
     for path in paths:
