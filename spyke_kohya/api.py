@@ -1,7 +1,7 @@
-"""For notebooks and programs: what each command does, as a function that gives plain values and prints nothing.
+"""Every command as a function for notebooks and programs: it returns plain values and prints nothing.
 
-Every fault is a ``SpykeError`` with what happened, where, and what to do. ``environment`` is ``os.environ`` where a
-function starts a program; ``root`` is where relative paths start, else the current directory.
+Every fault is a ``SpykeError`` with what happened, where, and what to do. ``environment`` is ``os.environ``: functions
+that start a program need it. ``root`` is where relative paths start, by default the current directory.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
@@ -96,7 +97,7 @@ def lock(
 def drift(
     preset: Loaded, *, environment: Mapping[str, str], engine: Path | None = None, root: Path | None = None
 ) -> list[Finding]:
-    """Tell what differs from the lock; empty where a training would be the same."""
+    """Return all that differs from the lock; empty where a training would be the same."""
     return _session(root, environment).check_lock(preset, engine)
 
 
@@ -113,7 +114,9 @@ def new(
     """Write a dataset preset and a training preset for a folder of images; return both files."""
     from spyke_kohya.start.new import write_presets
 
-    return write_presets(name, images, base=base, target=target, reg=reg, trigger=trigger, root=_root(root))
+    return write_presets(
+        name, images, base=base, target=target, reg=reg, trigger=trigger, root=(root or Path()).absolute()
+    )
 
 
 def import_settings(text: str, *, target: Target, name: str | None = None, root: Path | None = None) -> Imported:
@@ -121,7 +124,7 @@ def import_settings(text: str, *, target: Target, name: str | None = None, root:
     from spyke_kohya.start.importing.imported import import_settings
     from spyke_kohya.start.writing import write_new
 
-    imported = import_settings(text, _root(root), name=name, target=target)
+    imported = import_settings(text, (root or Path()).absolute(), name=name, target=target)
     write_new(imported.files)
     return imported
 
@@ -157,10 +160,10 @@ def train(
     root: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Training:
-    """Prepare a training, which begins when its events are asked for.
+    """Prepare a training of a preset, or of the run ``recorded`` again; iterating over it starts it.
 
-    It is a preset's, or that of the run ``recorded`` once more. ``say`` is given what the command would say beside the
-    events. Raises an error by its findings where it must not start, and EngineError where no engine is found.
+    ``say`` is called with what the command would print beside the events. Raises an error by its findings where it must
+    not start, and EngineError where no engine is found.
     """
     session = _session(root, environment, say)
     request = session.request(preset, recorded, locked=locked, engine=engine, allow_pickle=allow_pickle)
@@ -179,29 +182,27 @@ def dry_run(
     engine: Path | None = None,
     root: Path | None = None,
 ) -> Launch:
-    """Return the locked command with its findings, and start nothing; a missing engine is a finding too."""
+    """Return the locked command with its findings; nothing starts, and a missing engine is a finding too."""
     session = _session(root, environment)
     return session.prepare(
         session.request(preset, recorded, locked=locked, engine=engine), resume=resume, needs_engine=False
     )
 
 
+@dataclass
 class Training:
-    """A training as an iterator of its events; ``outcome`` says how it ended, once it has.
+    """A training as an iterator of its events; ``outcome`` says how it ended, None before its end.
 
-    To leave the loop, or to interrupt the notebook's cell, stops the engine as Ctrl-C does, and keeps the record. After
-    a crash it goes on by itself where the preset says so; ``launch`` is then the last one.
+    Leaving the loop or interrupting the notebook's cell stops the engine as Ctrl-C does, and keeps the record. After a
+    crash it goes on by itself where the preset says so; ``launch`` is then the last one.
     """
 
-    def __init__(
-        self, session: Session, request: Request, launch: Launch, patience: Patience | None, end_stale: bool
-    ) -> None:
-        self.launch = launch
-        self.outcome: Outcome | None = None
-        self._session = session
-        self._request = request
-        self._patience = patience
-        self._end_stale = end_stale
+    _session: Session
+    _request: Request
+    launch: Launch
+    _patience: Patience | None
+    _end_stale: bool
+    outcome: Outcome | None = None
 
     @property
     def run_directory(self) -> Path:
@@ -276,7 +277,7 @@ def evaluate(
 
 
 def evaluation(run: Path) -> HeldoutRanking:
-    """Return what ``evaluate`` measured of a run. Raises NothingToRank where it did not yet."""
+    """Return what ``evaluate`` measured of a run. Raises NothingToRank before it did."""
     from spyke_kohya.rank.directory import rank_heldout
     from spyke_kohya.record.rundir import RunDirectory
 
@@ -310,7 +311,7 @@ def report(
 
 
 def runs(directory: Path = Path("output")) -> list[RunSummary]:
-    """Return what became of every run under a directory, newest first."""
+    """Return a line about every run under a directory, newest first."""
     from spyke_kohya.record.runs import find_runs
     from spyke_kohya.report.overview import summarize
 
@@ -318,7 +319,7 @@ def runs(directory: Path = Path("output")) -> list[RunSummary]:
 
 
 def compare(first: Path, second: Path) -> list[Difference]:
-    """Return in what two runs differ."""
+    """Return the settings in which two runs differ."""
     from spyke_kohya.record.rundir import RunDirectory
     from spyke_kohya.repeat.comparison import differences
 
@@ -326,7 +327,7 @@ def compare(first: Path, second: Path) -> list[Difference]:
 
 
 def deletable(directory: Path = Path("output")) -> list[Deletable]:
-    """Return what runs left and nothing needs any more."""
+    """Return the files that runs left and no run needs any more."""
     from spyke_kohya.record.runs import deletable
 
     return deletable(directory, Path(tempfile.gettempdir()), datetime.now())
@@ -349,7 +350,7 @@ def deploy(
     link: bool = False,
     metadata: bool = False,
 ) -> Deployed:
-    """Put the top of the test order, or ``step``, into ComfyUI, A1111 or Forge, checked, with its history."""
+    """Put the first of the test order, or ``step``, into ComfyUI, A1111 or Forge, checked, with its history."""
     from spyke_kohya.ship.choose import choose
     from spyke_kohya.ship.deploy import deploy, place_of
 
@@ -359,7 +360,7 @@ def deploy(
 
 
 def undo(directory: Path, *, to: Path | None = None, name: str | None = None) -> str:
-    """Take away what was deployed from a directory, and put back what was there; return what was done."""
+    """Remove what was deployed from a directory, and put back what was there before; return what was done."""
     from spyke_kohya.ship.deploy import undo_from
 
     return undo_from(directory, to, name)
@@ -372,11 +373,7 @@ def deployed(place: Path) -> list[Deployed]:
     return deployed_in(find_place(place.expanduser()))
 
 
-def _root(root: Path | None) -> Path:
-    return (root or Path()).absolute()
-
-
 def _session(
     root: Path | None, environment: Mapping[str, str] | None = None, say: Callable[[str], None] = lambda _: None
 ) -> Session:
-    return Session(_root(root), environment or {}, Path.home(), say=say)
+    return Session((root or Path()).absolute(), environment or {}, Path.home(), say=say)

@@ -1,4 +1,4 @@
-"""Every way this program can end other than well, each with its exit code.
+"""Every way in which a command can fail, each with its exit code.
 
 Libraries raise these; only ``cli`` prints them. An error says what happened, where, and what to do.
 """
@@ -14,7 +14,7 @@ from spyke_kohya.findings import Finding, count_text, errors_in
 class SpykeError(Exception):
     """What happened (``what``), the place (``where``) and the remedy, all for a person to read.
 
-    ``findings`` are what it was refused for, and ``done`` what was done before, in the form of the command's JSON.
+    ``findings`` are the reasons of a refusal. ``done`` is what was done before, in the form of the command's JSON.
     """
 
     exit_code = 1
@@ -44,7 +44,7 @@ class SpykeError(Exception):
 
 
 class UsageError(SpykeError):
-    """The command's own words are off."""
+    """The command was called wrongly."""
 
     exit_code = 2
     code = "usage"
@@ -100,7 +100,7 @@ class Interrupted(SpykeError):
 
 
 def refusal(findings: Sequence[Finding], what: str) -> SpykeError:
-    """Return the error of what can't be done because of findings; its kind is that of the gravest."""
+    """Return the error that refuses something for its findings; its kind has the lowest of their exit codes."""
     blocking = errors_in(findings) or list(findings)
     kind = min((_kind(finding) for finding in blocking), key=lambda error: error.exit_code, default=PresetError)
     return kind(f"{what}: {count_text(findings)}", findings=findings)

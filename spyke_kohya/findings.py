@@ -49,7 +49,7 @@ _NAMED = 5
 
 
 def grouped(findings: Iterable[Finding]) -> list[Finding]:
-    """One finding for all files of a folder that have the same fault: the first, and the names of some more."""
+    """Return one finding for all files of a folder with the same fault: the first, with some more file names."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for index, finding in enumerate(findings):
         alike = (finding.code, finding.severity, str(PurePath(finding.where).parent))

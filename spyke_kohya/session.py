@@ -1,14 +1,13 @@
-"""Examine, find the engine, lock, prepare, run, resume, rank: the work between what is asked and what is done.
+"""Examine, find the engine, lock, prepare, run, resume, rank: what ``cli`` and ``api`` both call.
 
-``cli`` and ``api`` both call this; how a person asks and how results are shown is theirs.
+How a person asks, and how results are shown, is left to them.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from spyke_kohya.engine.release import Engine
     from spyke_kohya.evaluate.evaluation import Progress
     from spyke_kohya.presets.loading import Loaded
-    from spyke_kohya.presets.training import Samples
+    from spyke_kohya.presets.training import TrainingPreset
     from spyke_kohya.process.stop_signals import StopRequest
     from spyke_kohya.rank.directory import HeldoutResult, TrainingResult
     from spyke_kohya.record.record import RecordedEngine
@@ -34,16 +33,17 @@ if TYPE_CHECKING:
     from spyke_kohya.run.train import Outcome
 
 Begin = Callable[[int], Callable[[int], object]]
+"""Given the number of images to decode, returns what is called with the number of those done."""
 Display = Callable[[], AbstractContextManager["Listener"]]
-"""Opens what shows a run while it goes on."""
+"""Opens the display of a run."""
 
 
 @dataclass(frozen=True)
 class Request:
     """A training that is asked for: a preset and where its paths start.
 
-    ``engine`` is a directory that was named; ``recorded_engine`` is what a repeated run was trained with; ``lock`` is
-    the file that the training is held to.
+    ``engine`` is the directory that a person named, ``recorded_engine`` the engine of the run that is repeated. With
+    ``lock``, a training that differs from this file is refused.
     """
 
     loaded: Loaded
@@ -58,8 +58,8 @@ class Request:
 class Session:
     """Where, and for whom, the work is done.
 
-    Relative paths start at ``root``. ``say`` is given each sentence for a person; ``confirm`` asks one a question;
-    ``decoding`` opens what shows how many images are decoded: given their number, it gives what takes each number done.
+    Relative paths start at ``root``. ``say`` shows a person a sentence, ``confirm`` asks a question. ``decoding`` opens
+    a display of decoded images.
     """
 
     root: Path
@@ -115,7 +115,7 @@ class Session:
         *,
         must_exist: bool = True,
     ) -> Engine:
-        """Find the engine: the one that was named, or the preset's, or ``recorded`` of a run. Raises EngineError."""
+        """Find the engine: ``named``, else ``recorded`` of a run, else the preset's. Raises EngineError."""
         from spyke_kohya.engine.release import find_engine
 
         preset_engine = loaded.training.launch.engine if loaded and loaded.training else None
@@ -138,7 +138,7 @@ class Session:
         engine: Path | None = None,
         allow_pickle: bool = False,
     ) -> Request:
-        """Say what is to be trained: a preset, or a recorded run once more. ``locked``: as `lock` recorded it."""
+        """Return what is to be trained: a preset, or a recorded run again. ``locked``: as `lock` recorded it."""
         from spyke_kohya.repeat.lock import lock_path
 
         if (preset is None) == (recorded is None):
@@ -158,12 +158,14 @@ class Session:
         return replace(asked, engine=engine, lock=lock, allow_pickle=allow_pickle)
 
     def prepare(self, request: Request, *, resume: bool = False, needs_engine: bool = True) -> Launch:
-        """Lock the command of a training; its findings say what it is started in spite of, or must not be.
+        """Lock the command of a training; ``check`` tells whether its findings forbid the start.
 
-        Without ``needs_engine`` a missing engine is a finding too, and the command names the place where it would be.
+        Without ``needs_engine`` a missing engine is a finding, and the command names the place where it would be.
         """
         from spyke_kohya.audit.expectations import check_engine
         from spyke_kohya.repeat.inputs import identify
+        from spyke_kohya.repeat.lock import lock_text
+        from spyke_kohya.repeat.replay import engine_drift
         from spyke_kohya.run.launch import prepare_launch
         from spyke_kohya.run.resume import find_segment
 
@@ -191,10 +193,10 @@ class Session:
         # the lock on the directory decides who trains into it, and a resumed run writes over nothing
         decided = {"output.in-use", "output.overwrites"} if resume else {"output.in-use"}
         findings = [finding for finding in examined.findings if finding.code not in decided]
-        findings += missing or [*check_engine(engine), *_engine_drift(request, engine)]
+        findings += missing or check_engine(engine)
+        if request.recorded_engine and not (missing or request.lock):
+            findings += engine_drift(request.recorded_engine, engine)
         if request.lock:
-            from spyke_kohya.repeat.lock import lock_text
-
             now, drifted = here.drift(examined, engine, request.lock)
             findings += drifted
             launch = replace(launch, files={**launch.files, launch.run.lock.name: lock_text(now)})
@@ -215,10 +217,10 @@ class Session:
         end_stale: bool = False,
         stop: StopRequest | None = None,
     ) -> tuple[Launch, Outcome]:
-        """Run a launch as the only one in its output directory, and go on after a crash where the preset says so.
+        """Run a launch as the only one in its output directory; resume after a crash where the preset says so.
 
-        Returns the last launch and its outcome. Raises PresetError where another run trains there, or what a stale one
-        has left must not be ended.
+        Returns the last launch and its outcome. Raises PresetError where another run trains there, and where processes
+        of an earlier run still do and a person does not want them ended.
         """
         from spyke_kohya.record.exclusive import output_lock
         from spyke_kohya.run.train import MOST_RESUMES
@@ -242,7 +244,7 @@ class Session:
         return launch, outcome
 
     def rank_run(self, launch: Launch) -> TrainingResult | None:
-        """Rank a run that ended well; that it holds nothing to rank does not make it a failure."""
+        """Rank a run that ended well; a run with nothing to rank is no failure."""
         from spyke_kohya.rank.directory import rank_directory
 
         try:
@@ -255,9 +257,7 @@ class Session:
         """Check this machine, this Python and this sd-scripts, one after the other."""
         from spyke_kohya.audit.doctor import Patient, examine
 
-        if loaded and loaded.training is None:
-            raise refusal(loaded.findings, "not a training preset without faults")
-        training = loaded.training if loaded else None
+        training = _training_of(loaded) if loaded else None
         find = partial(self.find_engine, loaded, engine)
         return examine(Patient(find, training, self.root, self.environment, self.home))
 
@@ -271,7 +271,7 @@ class Session:
         engine: Path | None = None,
         listen: Callable[[Progress], None] = lambda _: None,
     ) -> HeldoutResult:
-        """Measure every checkpoint of a run on held-out pictures, but for what is measured already, and rank by it."""
+        """Measure the checkpoints of a run that are not yet measured on held-out pictures, and rank them all by it."""
         from spyke_kohya.evaluate.evaluation import forecast, measure, prepare
         from spyke_kohya.evaluate.recorded_run import read_recorded_run
         from spyke_kohya.rank.checkpoints import OVERWRITTEN
@@ -306,12 +306,12 @@ class Session:
 
         subject = read_recorded_run(run, name)
         found = replace(self, root=subject.root).find_engine(None, engine or subject.engine_dir)
-        settings = self._samples_in(preset) if preset else subject.record.samples
+        settings = _training_of(self.load(preset)).samples if preset else subject.record.samples
         trials = rank_best(subject.run.path, name=name).ranking.test_order
         grid = lay_out(settings, [trial.candidate for trial in trials if trial.candidate.file], subject.base)
         self.say(f"{len(grid.pictures)} pictures: {len(grid.rows)} x {', '.join(grid.columns)}")
         if subject.target == "mps":
-            self.say("sd-scripts' gen_img.py knows no MPS: on a Mac it renders on the CPU, minutes a picture")
+            self.say("sd-scripts' gen_img.py can't use MPS: a Mac renders on its CPU, in minutes a picture")
         folder = render(subject, grid, found, inherited=self.environment, listen=listen)
         sheet = png or subject.run.contact_sheet
         pictures = [[folder / cell.file for cell in row] for row in grid.cells]
@@ -322,16 +322,14 @@ class Session:
         self, directory: Path, *, losses: Path | None = None, preset: str | None = None, planned: int | None = None
     ) -> list[Path]:
         """Write report.html and summary.md into a run's directory; return both files."""
-        from spyke_kohya.report.data import read_story
+        from spyke_kohya.report.data import read_report_data
         from spyke_kohya.report.html import report_html
         from spyke_kohya.report.markdown import summary_markdown
 
         examined = self.plan(self.load(preset)) if preset else None
-        story = read_story(directory, losses=losses, planned=planned, preset=examined)
-        texts = {"report.html": report_html(story), "summary.md": summary_markdown(story)}
-        for name, text in texts.items():
-            _write(story.folder / name, text)
-        return [story.folder / name for name in texts]
+        data = read_report_data(directory, losses=losses, planned=planned, preset=examined)
+        texts = {"report.html": report_html(data), "summary.md": summary_markdown(data)}
+        return [_written(data.folder / name, text) for name, text in texts.items()]
 
     def lock(self, examined: Examination, engine: Engine) -> dict[str, Any]:
         """Return the lock of an examined training preset. Raises an error by its findings where it can't start."""
@@ -383,12 +381,6 @@ class Session:
         output_dir = path_option(loaded.training.options, "output_dir", self.root)
         return check_in_use(output_dir, shown_path(loaded.path, self.root))
 
-    def _samples_in(self, preset: str) -> Samples:
-        loaded = self.load(preset)
-        if loaded.training is None:
-            raise refusal(loaded.findings, "not a training preset without faults")
-        return loaded.training.samples
-
     def _run(self, launch: Launch, *, display: Display, patience: Patience | None, stop: StopRequest | None) -> Outcome:
         from spyke_kohya.record.redact import Redactor
         from spyke_kohya.run.supervision import Patience
@@ -411,7 +403,7 @@ class Session:
             )
 
     def _clear_stale(self, output_dir: Path, end_stale: bool) -> None:
-        """Say which runs here ended without an end on record; end what is left of them only where that is allowed."""
+        """Mark the runs here that died without a recorded end; end their processes only where that is allowed."""
         from spyke_kohya.process.process_table import end_group
         from spyke_kohya.record.exclusive import mark_stale, stale_runs
         from spyke_kohya.record.record import STALE
@@ -425,16 +417,24 @@ class Session:
                 continue
             left = f"{name} still trains: process {', '.join(map(str, stale.left))}"
             if not (end_stale or self.confirm(f"{left}. End it?")):
-                remedy = "end it with --end-stale, or wait for its end"
+                remedy = "wait until it ends, or end it with --end-stale"
                 raise PresetError(left, where=str(stale.run.path), remedy=remedy)
             ended = [end_group(group) for group in stale.groups]
             if not all(ended):
-                raise PresetError(f"{left}, and can't be ended", where=str(stale.run.path), remedy="end it yourself")
+                raise PresetError(
+                    f"{left}, and can't be ended", where=str(stale.run.path), remedy="end the process yourself"
+                )
             self.say(f"ended what was left of {name}")
 
 
+def _training_of(loaded: Loaded) -> TrainingPreset:
+    if loaded.training is None:
+        raise refusal(loaded.findings, "not a training preset without faults")
+    return loaded.training
+
+
 def smoke_settings(scratch: Path) -> tuple[str, ...]:
-    """Return the settings of a smoke run: 5 steps into a scratch directory."""
+    """Return the settings of a smoke run: 5 steps, into the directory ``scratch``."""
     return (
         "train_network.max_train_steps=5",
         "train_network.save_every_n_steps=",
@@ -443,22 +443,12 @@ def smoke_settings(scratch: Path) -> tuple[str, ...]:
     )
 
 
-def scratch_directory() -> Path:
-    """Make the directory of a smoke run, under a name that nobody can guess."""
-    return Path(tempfile.mkdtemp(prefix="spyke-smoke-"))
-
-
-def _engine_drift(request: Request, engine: Engine) -> Iterable[Finding]:
-    from spyke_kohya.repeat.replay import engine_drift
-
-    return engine_drift(request.recorded_engine, engine) if request.recorded_engine and not request.lock else []
-
-
-def _write(file: Path, text: str) -> None:
+def _written(file: Path, text: str) -> Path:
     from spyke_kohya.files import write_whole
 
     try:
         write_whole(file, text.encode(errors="backslashreplace"))
     except OSError as fault:
-        remedy = "move away what has this name, make room, or give yourself the right to write there"
+        remedy = "free disk space, or move what has this name, or allow yourself to write there"
         raise UsageError(f"{file.name} can't be written: {fault.strerror}", where=str(file), remedy=remedy) from fault
+    return file

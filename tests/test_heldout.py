@@ -17,7 +17,7 @@ from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate, HeldoutRanking
 from spyke_kohya.report.chart import heldout_figure
 from spyke_kohya.report.drawings import write_heldout_png
-from spyke_kohya.report.heldout_table import heldout_table
+from spyke_kohya.report.ranking_text import ranking_table
 
 STEPS = tuple(range(200, 2001, 200))
 U = 1 - 0.05 + 0.05 * ((np.array(STEPS) - 1000) / 1000) ** 2
@@ -199,7 +199,7 @@ def test_the_json_keeps_the_shape_of_rank():
 
 def test_the_table_fits_and_the_picture_is_one(tmp_path):
     ranking = judged(measured(U), measured(U - 0.1))
-    text = heldout_table(ranking, 100, "a run")
+    text = ranking_table(ranking, 100, "a run")
     assert max(map(len, text.splitlines())) <= 100
     assert "1000" in text
     write_heldout_png(tmp_path / "a.png", ranking, "a run")

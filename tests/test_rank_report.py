@@ -16,7 +16,7 @@ from spyke_kohya.rank.losses import LossCurve, read_losses_csv
 from spyke_kohya.rank.ranking import rank
 from spyke_kohya.rank.result import Candidate, TrainingRanking
 from spyke_kohya.report.drawings import write_ranking_png
-from spyke_kohya.report.text import ranking_table, ranking_view, terminal_chart
+from spyke_kohya.report.ranking_text import ranking_table, ranking_view, terminal_chart
 
 RECORD = Path(__file__).parent / "data" / "curves" / "seed_spyke_plasma_v1.csv"
 

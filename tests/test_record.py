@@ -21,7 +21,7 @@ from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.record.runs import deletable, find_runs
 from spyke_kohya.repeat.comparison import differences
 from spyke_kohya.repeat.replay import recorded_preset
-from spyke_kohya.report.data import read_story
+from spyke_kohya.report.data import read_report_data
 from spyke_kohya.report.html import report_html
 from spyke_kohya.report.markdown import summary_markdown
 from spyke_kohya.report.overview import summarize
@@ -80,7 +80,7 @@ def read_everywhere(run: RunDirectory) -> None:
         lambda: list(follow(run, lambda: pytest.fail("it is waited for"))),
         lambda: (live_run(output_dir), stale_runs(output_dir), history(run)),
         lambda: deletable(output_dir, output_dir / "scratch", NOW),
-        lambda: [render(read_story(run.path)) for render in (summary_markdown, report_html)],
+        lambda: [render(read_report_data(run.path)) for render in (summary_markdown, report_html)],
     ):
         with suppress(SpykeError):
             read()

@@ -20,7 +20,7 @@ from spyke_kohya.rank.result import Candidate
 from spyke_kohya.record.record import parse_record
 from spyke_kohya.report.chart import loss_figure
 from spyke_kohya.report.curves import MOST_POINTS, thinned
-from spyke_kohya.report.data import TagTable, read_story
+from spyke_kohya.report.data import TagTable, read_report_data
 from spyke_kohya.report.deviations import deviations
 from spyke_kohya.report.html import report_html
 from spyke_kohya.report.markdown import summary_markdown
@@ -70,32 +70,32 @@ def test_nothing_is_loaded_from_anywhere(page):
 
 def test_the_page_tells_all_there_is(run, page):
     text = page.read_text()
-    story = read_story(run)
+    data = read_report_data(run)
     for told in (
-        story.title, "finished", story.result.ranking.verdict, "80", "64 x 128", "standing", "train/1_spyke",
+        data.title, "finished", data.result.ranking.verdict, "80", "64 x 128", "standing", "train/1_spyke",
         "a warning of the engine", "exec accelerate launch train_network.py", "2.14.1",
         "2 images x 10 repeats = 20, + 1 regularisation image repeated to 20 = 40 batches an epoch",
     ):  # fmt: skip
         assert told in text, told
 
 
-def hostile_story(run: Path):
-    story = read_story(run)
+def hostile_data(run: Path):
+    data = read_report_data(run)
     finding = warning("x", HOSTILE, HOSTILE, HOSTILE)
-    record = story.record.changed(reason=HOSTILE, findings=[finding], machine={"system": HOSTILE})
+    record = data.record.changed(reason=HOSTILE, findings=[finding], machine={"system": HOSTILE})
     named = run / f"{HOSTILE.replace('/', '')}.safetensors"
     named.touch()
-    rows = tuple(replace(row, candidate=Candidate(row.step, named)) for row in story.result.ranking.rows)
-    result = replace(story.result, ranking=replace(story.result.ranking, rows=rows))
+    rows = tuple(replace(row, candidate=Candidate(row.step, named)) for row in data.result.ranking.rows)
+    result = replace(data.result, ranking=replace(data.result.ranking, rows=rows))
     tags = (TagTable(HOSTILE, ((HOSTILE, 3),)),)
-    return replace(story, title=HOSTILE, record=record, result=result, tags=tags, command=HOSTILE)
+    return replace(data, title=HOSTILE, record=record, result=result, tags=tags, command=HOSTILE)
 
 
 def test_names_and_captions_are_text_and_never_markup(run):
-    text = report_html(hostile_story(run))
+    text = report_html(hostile_data(run))
     assert HOSTILE not in text
     assert (Loads(text).scripts, Loads(text).handlers) == (2, [])
-    summary = summary_markdown(hostile_story(run))
+    summary = summary_markdown(hostile_data(run))
     assert not re.search(r"(?<!\\)<(script|img)", re.sub(r"`[^`]*`", "", summary))
 
 
@@ -122,7 +122,7 @@ def test_samples_are_part_of_the_page(run):
     (run.parents[1] / "sample").mkdir()
     Image.new("RGB", (800, 600), "red").save(run.parents[1] / "sample" / "spyke_000040_00_20260220.png")
     Image.new("RGB", (800, 600), "red").save(run.parents[1] / "sample" / "other_000040_00_20260220.png")
-    text = report_html(read_story(run))
+    text = report_html(read_report_data(run))
     assert text.count("data:image/webp;base64,") == 1
     assert "spyke_000040_00_20260220.png" in text
 
@@ -246,7 +246,7 @@ def test_a_browser_shows_the_curve_and_its_values(browser, page):  # noqa: F811
 
 
 def test_a_hostile_caption_does_nothing_in_a_browser(browser, run):  # noqa: F811
-    (run / "hostile.html").write_text(report_html(hostile_story(run)))
+    (run / "hostile.html").write_text(report_html(hostile_data(run)))
     browser.open(run / "hostile.html")
     browser.wait_for(DRAWN)
     assert browser.run("return [typeof window.hurt, document.title]") == ["undefined", HOSTILE]
@@ -272,3 +272,25 @@ def test_a_phone_needs_no_scrolling_sideways(browser, page):  # noqa: F811
     browser.open(page)
     browser.wait_for(DRAWN)
     assert browser.run("return document.documentElement.scrollWidth") == 390
+
+
+LEGENDS = """
+const found = [];
+const walk = (node) => {
+  for (const child of node.children) {
+    if (child.classList.contains('bk-Legend')) found.push(child.getBoundingClientRect().right);
+    if (child.shadowRoot) walk(child.shadowRoot);
+    walk(child);
+  }
+};
+walk(document.body);
+return found;
+"""
+
+
+def test_a_phone_shows_the_whole_legend(browser, page):  # noqa: F811
+    browser.emulate(390, 844, phone=True)
+    browser.open(page)
+    browser.wait_for(DRAWN)
+    (right,) = browser.run(LEGENDS)
+    assert right <= 390

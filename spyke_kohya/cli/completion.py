@@ -10,9 +10,11 @@ from spyke_kohya.cli.group import COMPLETE, cli
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of a shell: commands, options and the names of presets.
+    """Print the completion script of a shell.
 
-    For bash, put `eval "$(spyke-kohya completion bash)"` into ~/.bashrc.
+    It completes commands, options and names of presets. For bash, put this line into ~/.bashrc:
+
+        eval "$(spyke-kohya completion bash)"
     """
     from click.shell_completion import get_completion_class
 

@@ -11,17 +11,15 @@ from spyke_kohya.cli.group import DIRECTORY, JSON, RUN_OR_OUTPUT, cli
 from spyke_kohya.cli.terminal import print_json
 
 
-@cli.command("deploy", short_help="Put the chosen checkpoint where it is used.")
+@cli.command("deploy", epilog="Example: spyke-kohya deploy output/loras/spyke --to ~/tools/ComfyUI")
 @click.argument("directory", type=RUN_OR_OUTPUT, metavar="DIR")
-@click.option(
-    "--to", type=DIRECTORY, help="ComfyUI's, A1111's or Forge's directory.  [default: the preset's [deploy] to]"
-)
-@click.option("--step", type=click.IntRange(min=1), help="This checkpoint, and not the top of the test order.")
-@click.option("--name", help="What to call it there.  [default: the preset's [deploy] name, or the output_name]")
-@click.option("--replace", is_flag=True, help="Put it in the place of a different file, which is kept beside it.")
-@click.option("--metadata", is_flag=True, help="Write the trigger and the run into the file's header.")
-@click.option("--link", is_flag=True, help="Make a symbolic link.")
-@click.option("--undo", is_flag=True, help="Take it away again, and put back what was there.")
+@click.option("--to", type=DIRECTORY, help="The directory of the UI.  [default: the preset's [deploy] to]")
+@click.option("--step", type=click.IntRange(min=1), help="Deploy the checkpoint of this step.")
+@click.option("--name", help="The name of the LoRA there.  [default: the preset's [deploy] name, or output_name]")
+@click.option("--replace", is_flag=True, help="Replace a different file of this name; that file is kept beside it.")
+@click.option("--metadata", is_flag=True, help="Write the trigger and the run into the file's header too.")
+@click.option("--link", is_flag=True, help="Make a symbolic link, not a copy.")
+@click.option("--undo", is_flag=True, help="Remove what was deployed, and put back what was there before.")
 @JSON
 def deploy_command(
     directory: Path,
@@ -34,7 +32,11 @@ def deploy_command(
     undo: bool,
     as_json: bool,
 ) -> None:
-    """Put the top of the test order, or --step N, into models/loras, checked, with its history."""
+    """Put the chosen checkpoint into ComfyUI, A1111 or Forge.
+
+    It is the first one that `rank` says to look at, or that of --step. It is checked, copied, and checked again. A file
+    beside it, NAME.spyke.json, says which run it comes from.
+    """
     from spyke_kohya.ship import deploy as shipping
     from spyke_kohya.ship.choose import choose
 

@@ -12,13 +12,16 @@ from spyke_kohya.cli.terminal import open_session, print_json
 from spyke_kohya.errors import EngineError
 
 
-@cli.command(short_help="Can this machine train at all?")
+@cli.command(epilog="Example: spyke-kohya doctor spyke_plasma_v1")
 @click.argument("preset", required=False, shell_complete=preset_names)
 @ENGINE
 @ROOT
 @JSON
 def doctor(preset: str | None, engine: Path | None, root: Path, as_json: bool) -> None:
-    """Can this machine, this Python and this sd-scripts train at all?"""
+    """Check whether this machine can train at all.
+
+    It checks the machine, Python, sd-scripts and the packages; with PRESET, also what this preset needs.
+    """
     session = open_session(root)
     checks = []
     for check in session.doctor(session.load(preset) if preset else None, engine):

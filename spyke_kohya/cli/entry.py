@@ -1,4 +1,4 @@
-"""The entry point: run a command; every ending has its exit code, and none is a traceback."""
+"""The entry point: every end of a command has its exit code, and none is a traceback."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from spyke_kohya.report.plain_text import fault_text
 
 
 def main() -> NoReturn:
-    """Run the command line; every ending has its exit code, and none is a traceback."""
+    """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text at all
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be no valid text
             stream.reconfigure(errors="backslashreplace")
     if os.environ.get(COMPLETE):
         sys.exit(shell_complete(cli, {}, "spyke-kohya", COMPLETE, os.environ[COMPLETE]))
@@ -59,7 +59,7 @@ def main() -> NoReturn:
         _end(Interrupted("interrupted"), say_it=False)
     except SpykeError as fault:
         _end(fault)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as fault:
@@ -73,13 +73,9 @@ def _end(fault: SpykeError, *, say_it: bool = True) -> NoReturn:
     if say_it:
         say_findings(fault.findings)
         say(fault_text(fault))
-    if _wants_json():
+    if "--json" in sys.argv:
         print_json(redactor().value(fault.to_dict()))
     sys.exit(fault.exit_code)
-
-
-def _wants_json() -> bool:
-    return "--json" in sys.argv
 
 
 def _crash_log() -> str:

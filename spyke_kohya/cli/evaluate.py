@@ -7,25 +7,27 @@ from pathlib import Path
 
 import click
 
-from spyke_kohya.cli.group import DIRECTORY, ENGINE, JSON, cli
+from spyke_kohya.cli.group import DIRECTORY, ENGINE, JSON, RUN_OR_OUTPUT, cli
 from spyke_kohya.cli.rank import show_ranking
 from spyke_kohya.cli.terminal import open_session, print_json
 
 
-@cli.command(short_help="Measure every checkpoint on pictures it never saw.")
-@click.argument("run", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="RUN")
-@click.option("--heldout", type=DIRECTORY, help="Held-out pictures, in the place of those that the preset named.")
-@click.option("--quick", is_flag=True, help="8 pictures at 4 timesteps: a third of the time, and less certain.")
+@cli.command(epilog="Example: spyke-kohya evaluate output/loras/spyke")
+@click.argument("run", type=RUN_OR_OUTPUT, metavar="RUN")
+@click.option(
+    "--heldout", type=DIRECTORY, help="The held-out pictures.  [default: the preset's [evaluate] heldout_dir]"
+)
+@click.option("--quick", is_flag=True, help="8 pictures at 4 timesteps: a third of the time, less certain.")
 @click.option("--name", help="The output_name to evaluate, where a directory holds several.")
 @ENGINE
 @JSON
 def evaluate(
     run: Path, heldout: Path | None, quick: bool, name: str | None, engine: Path | None, as_json: bool
 ) -> None:
-    """Measure the loss of every checkpoint on pictures that were not trained on, and rank by it.
+    """Measure every checkpoint on pictures it never saw.
 
-    RUN is a run directory, or an output directory, whose newest run is taken. What is measured already is not measured
-    again, so an interrupted evaluation goes on where it stopped.
+    Their loss ranks the checkpoints. RUN is a run directory, or an output directory: then its newest run is taken. An
+    interrupted evaluation goes on where it stopped.
     """
     from spyke_kohya.report.live import Display
     from spyke_kohya.report.plain_text import progress_text

@@ -14,23 +14,22 @@ if TYPE_CHECKING:
     from spyke_kohya.engine.targets import Target
 
 
-@cli.command("import", short_help="Write a preset from another front end's settings.")
+@cli.command("import", epilog="Example: spyke-kohya import my_gui_preset.json --name spyke")
 @click.argument("file", type=click.File("rb"))
-@click.option("--name", help="The preset's name.  [default: its output_name]")
+@click.option("--name", help="The name of the new preset.  [default: output_name in FILE]")
 @TARGET
 @ROOT
 def import_(file: BinaryIO, name: str | None, target: Target, root: Path) -> None:
-    """Read a kohya_ss GUI preset (JSON), an sd-scripts --config_file (TOML) or an accelerate launch command line.
+    """Write a preset from the settings of another program.
 
-    FILE may be - for stdin. What could not be carried over is said on stderr, and in the preset.
+    FILE is a kohya_ss GUI preset (JSON), an sd-scripts --config_file (TOML), or a text file with an accelerate launch
+    command; - reads stdin. Settings that change or get lost are named on stderr, and in the preset.
     """
-    from spyke_kohya.start.importing.imported import import_settings
-    from spyke_kohya.start.writing import write_new
+    from spyke_kohya.api import import_settings
 
     text = file.read().decode("utf-8-sig", errors="replace")
-    imported = import_settings(text, root.absolute(), name=name, target=target)
-    write_new(imported.files)
+    imported = import_settings(text, target=target, name=name, root=root)
     click.echo("\n".join(str(path) for path in imported.files))
     for note in imported.notes:
-        say(f"not carried over as it was: {note}")
-    say(f"look at it, then: spyke-kohya validate {imported.name}")
+        say(f"changed or lost: {note}")
+    say(f"read the preset, then run: spyke-kohya validate {imported.name}")

@@ -10,14 +10,17 @@ from spyke_kohya.cli.group import DIRECTORY, JSON, cli
 from spyke_kohya.cli.terminal import print_json
 
 
-@cli.command("list", short_help="What is deployed, and from which run.")
-@click.argument("place", type=DIRECTORY, metavar="COMFYUI")
+@cli.command("list", epilog="Example: spyke-kohya list ~/tools/ComfyUI")
+@click.argument("place", type=DIRECTORY, metavar="UI")
 @JSON
 def list_command(place: Path, as_json: bool) -> None:
-    """What is deployed in ComfyUI's, A1111's or Forge's directory, and from which run."""
-    from spyke_kohya.ship.deploy import deployed_in, find_place
+    """List the deployed LoRAs, and the run of each.
 
-    found = deployed_in(find_place(place.expanduser()))
+    UI is the directory of ComfyUI, A1111 or Forge.
+    """
+    from spyke_kohya.api import deployed
+
+    found = deployed(place)
     if as_json:
         print_json([one.to_dict() for one in found])
         return

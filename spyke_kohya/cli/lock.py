@@ -11,13 +11,16 @@ from spyke_kohya.cli.terminal import open_session
 from spyke_kohya.errors import refusal
 
 
-@cli.command("lock", short_help="Record all that decides how a preset trains.")
+@cli.command("lock", epilog="Next: spyke-kohya train PRESET --locked")
 @click.argument("preset")
-@click.option("--check", is_flag=True, help="Tell what has drifted since, and write nothing.")
+@click.option("--check", is_flag=True, help="Show what changed since then, and write nothing.")
 @ENGINE
 @ROOT
 def lock_command(preset: str, check: bool, engine: Path | None, root: Path) -> None:
-    """Record all that decides how PRESET trains in presets/NAME.lock, for `train --locked` to hold to."""
+    """Record everything that decides how a preset trains.
+
+    The lock is the file presets/NAME.lock. `train --locked` refuses to start when anything changed since.
+    """
     from spyke_kohya.repeat.lock import lock_path, read_lock
 
     session = open_session(root)
@@ -27,6 +30,6 @@ def lock_command(preset: str, check: bool, engine: Path | None, root: Path) -> N
         lock = read_lock(path)
         click.echo(f"locked {len(lock['images'])} images, {len(lock['captions'])} captions: {path}")
     elif drifted := session.check_lock(loaded, engine):
-        raise refusal(drifted, "drifted from the lock")
+        raise refusal(drifted, "not as it was locked")
     else:
         click.echo(f"as locked: {lock_path(loaded)}")

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from spyke_kohya.engine.targets import Target
 
 
-@cli.command(short_help="Write presets for a folder of images.")
+@cli.command(epilog="Example: spyke-kohya new spyke --images dataset/spyke/train/1_spyke")
 @click.argument("name")
-@click.option("--images", required=True, help="The folder of training images, as it is to stand in the preset.")
+@click.option("--images", required=True, help="The folder of training images, as the preset will name it.")
 @click.option("--reg", help="A folder of regularisation images.")
 @click.option("--base", help="The base model.  [default: that of another preset]")
 @click.option("--trigger", help="The trigger word.  [default: the first tag of all captions, else NAME]")
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 def new(
     name: str, images: str, reg: str | None, base: str | None, trigger: str | None, target: Target, root: Path
 ) -> None:
-    """Look at a folder of images and write a dataset and a training preset for it, with comments.
+    """Write presets for a folder of images.
 
-    Each picture is seen 40 times in the whole training, as in the run of record, but all together 400 to 1000 times.
+    One is a dataset preset, the other a training preset; both have comments. The training sees each picture 40 times,
+    but all pictures together at least 400 and at most 1000 times.
     """
-    from spyke_kohya.start.new import write_presets
+    from spyke_kohya import api
 
-    files = write_presets(name, images, base=base, target=target, reg=reg, trigger=trigger, root=root.absolute())
+    files = api.new(name, images, base=base, target=target, reg=reg, trigger=trigger, root=root)
     click.echo("\n".join(str(path) for path in files))
-    say(f"look at both, then: spyke-kohya plan {name}")
+    say(f"read both presets, then run: spyke-kohya plan {name}")

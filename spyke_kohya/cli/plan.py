@@ -11,11 +11,13 @@ from spyke_kohya.cli.group import JSON, ROOT, SET, cli, preset_names
 from spyke_kohya.cli.terminal import open_session, print_json, say_findings
 
 
-@cli.command(short_help="Exactly what sd-scripts will do.")
+@cli.command(epilog="Example: spyke-kohya plan spyke_plasma_v1")
 @click.argument("preset", shell_complete=preset_names)
-@click.option("--epochs", type=click.IntRange(min=1), help="For a dataset preset: how many epochs.")
-@click.option("--gradient-accumulation-steps", type=click.IntRange(min=1), help="For a dataset preset.")
-@click.option("--num-processes", type=click.IntRange(min=1), default=1, help="For a dataset preset.")
+@click.option("--epochs", type=click.IntRange(min=1), help="For a dataset preset: the number of epochs.")
+@click.option("--gradient-accumulation-steps", type=click.IntRange(min=1), help="For a dataset preset: batches a step.")
+@click.option(
+    "--num-processes", type=click.IntRange(min=1), default=1, help="For a dataset preset: accelerate's processes."
+)
 @SET
 @ROOT
 @JSON
@@ -28,7 +30,10 @@ def plan(
     root: Path,
     as_json: bool,
 ) -> None:
-    """Exactly what sd-scripts will do: images, buckets, batches, steps, checkpoints, disk."""
+    """Show exactly what sd-scripts will do.
+
+    These are the images, buckets, batches, steps, checkpoints and the disk space. Nothing is started.
+    """
     from spyke_kohya.report.plain_text import plan_text
 
     completed = {"max_train_epochs": epochs, "gradient_accumulation_steps": gradient_accumulation_steps}

@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from spyke_kohya.rank.result import Evidence
 
 
-@cli.command(short_help="Rank checkpoints by the minimum of the loss curve.")
+@cli.command(epilog="Example: spyke-kohya rank output/loras/spyke")
 @click.argument("directory", type=click.Path(path_type=Path, exists=True), metavar="DIR")
-@click.option("--by", type=click.Choice(["avr_loss", "loss", "heldout"]), help="[default: the best evidence there is]")
 @click.option(
-    "--losses", type=click.Path(path_type=Path), help="Losses from this CSV, console log or TensorBoard folder."
+    "--by",
+    type=click.Choice(["avr_loss", "loss", "heldout"]),
+    help="What to rank by.  [default: the best evidence there is]",
 )
-@click.option("--window", type=click.IntRange(min=1), help="Batches in an epoch, where nothing says it.")
+@click.option(
+    "--losses", type=click.Path(path_type=Path), help="A CSV file, console log or TensorBoard folder of losses."
+)
+@click.option("--window", type=click.IntRange(min=1), help="Batches in an epoch, where no file says it.")
 @click.option("--name", help="The output_name to rank, where a directory holds several.")
-@click.option("--every", type=click.IntRange(min=1), help="Rank only steps that are multiples of this, and the last.")
+@click.option("--every", type=click.IntRange(min=1), help="Rank only every N-th step, and the last.", metavar="N")
 @click.option("--png", type=FILE, help="Where to write the picture.  [default: ranking.png beside the losses]")
 @JSON
 def rank(
@@ -36,11 +40,11 @@ def rank(
     png: Path | None,
     as_json: bool,
 ) -> None:
-    """Rank checkpoints by the minimum of the loss curve, with the uncertainty said.
+    """Rank checkpoints by the minimum of the loss curve.
 
-    DIR is an output directory or a run directory, or what holds losses: a TensorBoard folder, a console log, a CSV
-    file. The best evidence is the loss on held-out pictures where `evaluate` measured it, else avr_loss; `loss` is the
-    mean of the per-step losses around each checkpoint.
+    The ranking says how uncertain it is. DIR is an output directory, a run directory, or what holds losses: a
+    TensorBoard folder, a console log, a CSV file. The best evidence is `heldout`, the loss that `evaluate` measured;
+    else it is `avr_loss`. `loss` is the mean of the losses of the steps around each checkpoint.
     """
     from spyke_kohya.rank.directory import rank_best
 
@@ -55,19 +59,16 @@ def rank(
 
 def show_ranking(result: TrainingResult | HeldoutResult, png: Path | None) -> None:
     from spyke_kohya.rank.directory import HeldoutResult
-    from spyke_kohya.report.heldout_table import heldout_table
-    from spyke_kohya.report.text import ranking_table, terminal_chart
+    from spyke_kohya.report.ranking_text import ranking_table, terminal_chart
 
     for problem in result.problems:
         say(f"not read: {problem}")
     width = terminal_width()
-    if isinstance(result, HeldoutResult):
-        click.echo(heldout_table(result.ranking, width, result.title))
-        picture = png or result.run_dir / "evaluation.png"
-    else:
+    if not isinstance(result, HeldoutResult):
         click.echo(terminal_chart(result.curve, result.ranking, width))
-        click.echo(ranking_table(result.ranking, width, result.title))
-        picture = png or (result.run_dir or result.directory) / "ranking.png"
+    click.echo(ranking_table(result.ranking, width, result.title))
+    name = "evaluation.png" if isinstance(result, HeldoutResult) else "ranking.png"
+    picture = png or (result.run_dir or result.directory) / name
     _write_png(result, picture)
     click.echo(f"checkpoints: {result.directory}\npicture: {picture}")
 

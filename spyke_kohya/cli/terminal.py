@@ -1,4 +1,4 @@
-"""What a command says and how it ends: results to stdout, all else to stderr, findings to exit codes."""
+"""How a command speaks: results to stdout, all else to stderr."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def terminal_width() -> int:
-    """Return the columns to write results in: those of the terminal, but lines of more than 120 are hard to read."""
+    """Return the width of results: that of the terminal, but lines of more than 120 columns are hard to read."""
     return min(shutil.get_terminal_size((100, 24)).columns, 120)
 
 
@@ -59,7 +59,7 @@ def say_findings(findings: Sequence[Finding]) -> None:
 
 
 def say(text: str) -> None:
-    """To stderr, without secrets; who reads along may have left."""
+    """Print to stderr without secrets; the reader may have closed it."""
     with suppress(OSError):
         click.echo(redactor().text(text), err=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,24 +20,24 @@ if TYPE_CHECKING:
     from spyke_kohya.run.train import Outcome
 
 
-@cli.command(short_help="Run the locked command, watch it, rank its checkpoints.")
+@cli.command(epilog="Example: spyke-kohya train spyke_plasma_v1 --smoke")
 @click.argument("preset", required=False, shell_complete=preset_names)
 @click.option("--from", "recorded", type=RUN_OR_OUTPUT, metavar="RUN", help="Repeat this run from its own record.")
-@click.option("--locked", is_flag=True, help="Refuse unless everything is as `lock` recorded it.")
+@click.option("--locked", is_flag=True, help="Refuse to start if anything changed since `lock`.")
 @click.option("--dry-run", is_flag=True, help="Print the locked command and start nothing.")
-@click.option("--smoke", is_flag=True, help="Run 5 steps into a scratch directory.")
-@click.option("--resume", is_flag=True, help="Go on with this preset's last run, from its newest whole state.")
+@click.option("--smoke", is_flag=True, help="Run 5 real steps into a scratch directory.")
+@click.option("--resume", is_flag=True, help="Continue this preset's last run from its newest whole state.")
 @click.option(
     "--nan-patience",
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="End a run after so many steps without a number for a loss.",
+    help="Stop after this many steps with a NaN loss.",
 )
 @click.option(
-    "--stall-timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="End a run that says nothing for so long."
+    "--stall-timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="Stop after so long without output."
 )
-@click.option("--end-stale", is_flag=True, help="End what an earlier run has left running here.")
+@click.option("--end-stale", is_flag=True, help="End what an earlier run left running here.")
 @PICKLE
 @SET
 @ENGINE
@@ -60,12 +61,16 @@ def train(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Run the locked accelerate launch train_network.py, watch it, record it, rank its checkpoints."""
+    """Run the locked command, watch it, rank its checkpoints.
+
+    The locked command is `accelerate launch train_network.py` with the options of PRESET. A run directory records it
+    all. Ctrl-C stops the run; what was saved is kept.
+    """
     from spyke_kohya.run.supervision import Patience
-    from spyke_kohya.session import scratch_directory, smoke_settings
+    from spyke_kohya.session import smoke_settings
 
     session = open_session(root)
-    scratch = scratch_directory() if smoke else None
+    scratch = Path(tempfile.mkdtemp(prefix="spyke-smoke-")) if smoke else None
     settings = [*settings, *(smoke_settings(scratch) if scratch else ())]
     request = session.request(preset, recorded, settings, locked=locked, engine=engine, allow_pickle=allow_pickle)
     launch = session.prepare(request, resume=resume, needs_engine=not dry_run)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from spyke_kohya.audit.examine import Examination
 
 
-@cli.command(short_help="Everything wrong with presets, all at once.")
+@cli.command(epilog="Example: spyke-kohya validate spyke_plasma_v1")
 @click.argument("presets", nargs=-1, metavar="PRESET...", shell_complete=preset_names)
-@click.option("--quick", is_flag=True, help="Don't decode the images: their headers and captions only.")
-@click.option("--hash", "with_hash", is_flag=True, help="Tell the SHA-256 of the base model.")
+@click.option("--quick", is_flag=True, help="Decode no image: read only headers and captions.")
+@click.option("--hash", "with_hash", is_flag=True, help="Show the SHA-256 of the base model.")
 @click.option("-v", "--verbose", is_flag=True, help="Show how often each tag is in the captions.")
-@click.option("--explain", metavar="CODE", help="Why there is this finding, and where it was seen.")
+@click.option("--explain", metavar="CODE", help="Explain a finding: why it matters, where it was seen.")
 @PICKLE
 @SET
 @ROOT
@@ -42,9 +42,10 @@ def validate(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Everything wrong with dataset and training presets, all at once.
+    """Show everything wrong with presets, all at once.
 
-    Every image is decoded once; what is unchanged is not decoded again.
+    PRESET is a dataset preset or a training preset. Every image is decoded; one that has not changed is not decoded
+    again.
     """
     if explain:
         click.echo(_explanation(explain))
@@ -56,13 +57,13 @@ def validate(
     examined = [session.examine(one, quick=quick, allow_pickle=allow_pickle) for one in loaded]
     hashes = [_base_hash(one, root) if with_hash else {} for one in examined]
     if as_json:
-        print_json([one.to_dict() | told for one, told in zip(examined, hashes, strict=True)])
+        print_json([one.to_dict() | digests for one, digests in zip(examined, hashes, strict=True)])
     else:
-        for one, told in zip(examined, hashes, strict=True):
+        for one, digests in zip(examined, hashes, strict=True):
             click.echo(f"{one.loaded.name}: {count_text(one.findings)}")
             if one.findings:
                 click.echo(findings_text(one.findings))
-            for name, digest in told.items():
+            for name, digest in digests.items():
                 click.echo(f"{name}: {digest}")
             if verbose:
                 _show_tags(one)

@@ -11,10 +11,13 @@ from spyke_kohya.cli.terminal import live_display, say
 from spyke_kohya.errors import Interrupted
 
 
-@cli.command("watch", short_help="Follow a live run from another terminal.")
+@cli.command("watch", epilog="Example: spyke-kohya watch output/loras/spyke")
 @click.argument("directory", type=RUN_OR_OUTPUT, metavar="RUN")
 def watch_command(directory: Path) -> None:
-    """Follow a live run from another terminal. Ctrl-C ends the watching, and not the run."""
+    """Follow a live run from another terminal.
+
+    Ctrl-C ends the watching. The run goes on.
+    """
     import time
 
     from spyke_kohya.record.record import read_record

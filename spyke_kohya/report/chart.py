@@ -122,5 +122,5 @@ def _columns(of: Series) -> dict[str, Any]:
 
 
 def _item(plot: figure, legend: Items) -> dict[str, Any]:
-    plot.add_layout(Legend(items=legend, ncols=2, click_policy="hide", border_line_alpha=0, location="left"), "below")
+    plot.add_layout(Legend(items=legend, click_policy="hide", border_line_alpha=0, location="left"), "below")
     return dict(json_item(plot))

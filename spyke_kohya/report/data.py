@@ -1,9 +1,9 @@
-"""Everything that a report tells of a training, gathered from its directory once; how it is shown is left to others."""
+"""All that a report shows of a training, read from its directory once; how it is shown is left to others."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from spyke_kohya.errors import EngineError, NothingToRank
 from spyke_kohya.formats.tensor_file import read_header
 from spyke_kohya.plan.plan import explain
 from spyke_kohya.rank.directory import TrainingResult, heldout_beside, rank_directory
-from spyke_kohya.rank.result import HeldoutRanking, Trial
+from spyke_kohya.rank.result import HeldoutRanking, TrainingRanking, Trial
 from spyke_kohya.record.record import Record, read_record
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.report.deviations import deviations
@@ -42,8 +42,8 @@ class TagTable:
 
 
 @dataclass(frozen=True)
-class Story:
-    """A training. ``record`` is its own, or as much as a preset gives; ``unranked`` is why ``result`` is None."""
+class ReportData:
+    """What a report shows. ``record`` is the run's, or a preset's; ``unranked`` says why ``result`` is None."""
 
     title: str
     output_dir: Path
@@ -60,36 +60,36 @@ class Story:
 
     @property
     def folder(self) -> Path:
-        """Where a report about it belongs."""
+        """Where its report is written."""
         return self.run.path if self.run else self.output_dir
 
     @property
-    def verdict(self) -> str:
-        """What is said of the checkpoints, by the best evidence there is."""
+    def evidence(self) -> TrainingRanking | HeldoutRanking | None:
+        """The best ranking there is: held-out losses, else the training's own."""
         if self.heldout and not self.heldout.ranks_nothing:
-            return self.heldout.verdict
-        return self.result.ranking.verdict if self.result else self.unranked
+            return self.heldout
+        return self.result.ranking if self.result else None
+
+    @property
+    def verdict(self) -> str:
+        return self.evidence.verdict if self.evidence else self.unranked
 
     @property
     def test_order(self) -> tuple[Trial, ...]:
-        """What to look at, by the best evidence there is."""
-        if self.heldout and not self.heldout.ranks_nothing:
-            return self.heldout.test_order
-        return self.result.ranking.test_order if self.result else ()
+        return self.evidence.test_order if self.evidence else ()
 
     @property
     def steps_run(self) -> int | None:
         return _steps_run(self.record, self.result)
 
 
-def read_story(
+def read_report_data(
     directory: Path, *, losses: Path | None = None, planned: int | None = None, preset: Examination | None = None
-) -> Story:
-    """The story of a run directory, or of an output directory's newest run.
+) -> ReportData:
+    """Return the data of a run directory, or of an output directory's newest run.
 
-    ``losses`` is a file of losses where no run recorded them, ``preset`` stands in for the record of such a training,
-    and ``planned`` is the number of steps that a person had in mind. Raises NothingToRank when there is neither a
-    record nor a loss.
+    Where no run recorded them, ``losses`` is a file of losses and ``preset`` is what was trained. ``planned`` is the
+    number of steps that a person had planned. Raises NothingToRank where there is neither a record nor a loss.
     """
     result, unranked = _ranked(directory, losses)
     run = _run_of(directory, result)
@@ -98,7 +98,8 @@ def read_story(
     record = read_record(run).true_now if run else _record_of(preset)
     output_dir = RunDirectory(run.path.resolve()).output_dir if run else directory
     heldout, _ = heldout_beside(run.path if run else None, output_dir)
-    return Story(
+    problems = result.problems if result else record.problems
+    return ReportData(
         title=run.path.name if run else record.output_name or (result.title if result else directory.name),
         output_dir=output_dir,
         run=run,
@@ -106,7 +107,7 @@ def read_story(
         result=result,
         unranked=unranked,
         heldout=heldout.ranking if heldout else None,
-        issues=(*_lost(result.problems if result else record.problems), *_issues(run)),
+        issues=(*(Issue("the record", "unreadable", problem, 1) for problem in problems), *_issues(run)),
         tags=tuple(_tags(result)),
         samples=tuple(_samples(run, output_dir, record.output_name or "")),
         deviations=tuple(deviations(record, planned, _steps_run(record, result))),
@@ -129,7 +130,7 @@ def _run_of(directory: Path, result: TrainingResult | None) -> RunDirectory | No
 
 
 def _record_of(preset: Examination | None) -> Record:
-    """What a preset tells of a training that was recorded by no one, in the form of a run's record."""
+    """Return what a preset says of a training that has no record, in the form of a record."""
     if preset is None or preset.loaded.training is None or preset.plan is None:
         return Record(status="")
     training = preset.loaded.training
@@ -148,13 +149,8 @@ def _steps_run(record: Record, result: TrainingResult | None) -> int | None:
     return steps if steps is not None else result.curve.last_step if result else None
 
 
-def _lost(problems: Sequence[str]) -> Iterator[Issue]:
-    """What of the run's own files can't be read."""
-    return (Issue("the record", "unreadable", problem, 1) for problem in problems)
-
-
 def _issues(run: RunDirectory | None) -> Iterator[Issue]:
-    """What went wrong or was warned of, each once."""
+    """Yield what went wrong and what was warned of, each once."""
     met: dict[tuple[str, str], list[str]] = {}
     for event in _events(run):
         if event.get("event") in _MET:
@@ -177,7 +173,7 @@ def _events(run: RunDirectory | None) -> Iterator[Mapping[str, Any]]:
 
 
 def _tags(result: TrainingResult | None) -> Iterator[TagTable]:
-    """From the metadata that sd-scripts writes into every checkpoint (train_network.py:1158)."""
+    """Yield the tags that sd-scripts counted in the metadata of a checkpoint (train_network.py:1158)."""
     files = [trial.candidate.file for trial in result.ranking.test_order] if result else []
     if not files or files[0] is None:
         return
@@ -191,7 +187,7 @@ def _tags(result: TrainingResult | None) -> Iterator[TagTable]:
 
 
 def _samples(run: RunDirectory | None, output_dir: Path, name: str) -> list[Path]:
-    """The grid of `samples`, and what sd-scripts drew on the way, in the order it did (train_util.py:6573)."""
+    """Return the contact sheet, then what sd-scripts drew while it trained, in its order (train_util.py:6573)."""
     found = (output_dir / "sample").glob("*.png")
     drawn = sorted(path for path in found if path.name.startswith(f"{name}_"))[:_SAMPLES_SHOWN]
     sheet = [run.contact_sheet] if run and run.contact_sheet.is_file() else []

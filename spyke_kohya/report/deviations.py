@@ -8,10 +8,9 @@ from spyke_kohya.record.record import Record, RecordedPlan
 
 
 def deviations(record: Record, planned_steps: int | None, steps_run: int | None) -> list[str]:
-    """What went otherwise than planned.
+    """Return what went otherwise than planned, a sentence each.
 
-    ``planned_steps`` is what a person had in mind, else [expect] total_steps; ``record`` a run's record, or as much of
-    one as there is; ``steps_run`` the last step that was trained.
+    ``planned_steps`` is what a person had planned, else [expect] total_steps. ``steps_run`` is the last trained step.
     """
     expected = planned_steps or record.preset.document.expect.total_steps
     counted = record.plan.total_steps or steps_run

@@ -1,7 +1,7 @@
 """One page about a training: a single file that needs no network, for any browser and any width.
 
-What is told comes from ``data.py``, the curves from ``chart.py``. Jinja escapes every value; beyond that the page's
-own content security policy lets no script run but its two, whose hashes it names, and nothing be loaded from anywhere.
+The facts come from ``data.py``, the curves from ``chart.py``. Jinja escapes every value. The page's own content
+security policy names the hashes of its two scripts: no other script runs, and nothing is loaded from anywhere.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from PIL import Image
 
 from spyke_kohya.rank.result import TrainingRanking
 from spyke_kohya.report.chart import heldout_figure, loss_figure
-from spyke_kohya.report.data import Story
+from spyke_kohya.report.data import ReportData
 from spyke_kohya.report.plain_text import duration
 
 _PAGE = files("spyke_kohya.report") / "page"
 _SAMPLE_PX, _SHEET_PX = 384, 2000
 
 
-def report_html(story: Story) -> str:
-    """The page as one text."""
+def report_html(data: ReportData) -> str:
+    """Return the page as one text."""
     bokeh, script = _bokeh(), _asset("page.js")
-    ranking = story.result.ranking if story.result else None
-    record = story.record
+    ranking = data.result.ranking if data.result else None
+    record = data.record
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # Bokeh's objects refer to earlier ones
     return environment.from_string(_asset("report.html")).render(
-        story=story,
+        data=data,
         ranking=ranking,
         record=record,
-        cards=list(_cards(story, ranking)),
-        charts=_charts(story),
-        samples=[(path.name, _sample(path)) for path in story.samples if path.parent != story.folder],
-        sheet=next((_sample(path, _SHEET_PX) for path in story.samples if path.parent == story.folder), None),
-        against=list(_against(story)),
+        cards=list(_cards(data, ranking)),
+        charts=_charts(data),
+        samples=[(path.name, _sample(path)) for path in data.samples if path.parent != data.folder],
+        sheet=next((_sample(path, _SHEET_PX) for path in data.samples if path.parent == data.folder), None),
+        against=list(_against(data)),
         folders=[folder for dataset in record.plan.folders for folder in dataset],
         buckets=[bucket for dataset in record.plan.buckets for bucket in dataset],
-        machine=list(_machine(story)),
+        machine=list(_machine(data)),
         policy=_policy(bokeh, script),
         style=Markup(_asset("style.css")),  # our own files, no data
         bokeh=Markup(bokeh),
@@ -59,7 +59,7 @@ def _asset(name: str) -> str:
 
 
 def _bokeh() -> str:
-    """BokehJS's base, from the installed package; what ends a script element in its strings is put otherwise."""
+    """Return BokehJS's base from the installed package, with nothing in its strings that ends a script element."""
     parts = Resources(mode="inline", components=["bokeh"], minified=True).js_raw
     return "\n".join(parts).replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
@@ -71,19 +71,19 @@ def _policy(*scripts: str) -> str:
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 
 
-def _charts(story: Story) -> dict[str, Any]:
-    result, resumed = story.result, story.record.resumed_from
+def _charts(data: ReportData) -> dict[str, Any]:
+    result, resumed = data.result, data.record.resumed_from
     resumes = [resumed.step] if resumed else []
     return {
         "loss": loss_figure(result.curve, result.ranking, resumes) if result else None,
-        "heldout": heldout_figure(story.heldout) if story.heldout else None,
+        "heldout": heldout_figure(data.heldout) if data.heldout else None,
     }
 
 
-def _cards(story: Story, ranking: TrainingRanking | None) -> Iterator[tuple[str, str]]:
-    result = story.record.result
-    if story.steps_run is not None:
-        yield "steps", f"{story.steps_run:,}"
+def _cards(data: ReportData, ranking: TrainingRanking | None) -> Iterator[tuple[str, str]]:
+    result = data.record.result
+    if data.steps_run is not None:
+        yield "steps", f"{data.steps_run:,}"
     if result.duration_s is not None:
         yield "duration", duration(result.duration_s)
     if result.seconds_per_step is not None:
@@ -91,26 +91,26 @@ def _cards(story: Story, ranking: TrainingRanking | None) -> Iterator[tuple[str,
     if ranking:
         yield "lowest avr_loss", f"{ranking.minimum.avr_loss:.4g} at {ranking.minimum.step}"
         yield "tied checkpoints", f"{len(ranking.tied_steps)} of {len(ranking.rows)}"
-    if story.test_order:
-        yield "look first at", f"step {story.test_order[0].candidate.step}"
+    if data.test_order:
+        yield "look first at", f"step {data.test_order[0].candidate.step}"
 
 
-def _against(story: Story) -> Iterator[tuple[str, str, str]]:
-    plan, result, happened = story.record.plan, story.record.result, story.steps_run
+def _against(data: ReportData) -> Iterator[tuple[str, str, str]]:
+    plan, result, happened = data.record.plan, data.record.result, data.steps_run
     if plan.total_steps is not None:
         yield "steps", f"{plan.total_steps:,}", "" if happened is None else f"{happened:,}"
     if plan.total_steps is not None and result.status:
         yield "checkpoints", str(len(plan.checkpoints)), str(len(result.checkpoints))
 
 
-def _machine(story: Story) -> Iterator[tuple[str, str]]:
-    engine = story.record.engine
+def _machine(data: ReportData) -> Iterator[tuple[str, str]]:
+    engine = data.record.engine
     if engine.commit or engine.directory:
         yield "sd-scripts", engine.commit or str(engine.directory)
     yield from engine.packages.items()
-    yield from ((name.replace("_", "-"), value) for name, value in story.record.machine.items())
-    if story.record.target:
-        yield "target", story.record.target
+    yield from ((name.replace("_", "-"), value) for name, value in data.record.machine.items())
+    if data.record.target:
+        yield "target", data.record.target
 
 
 def _sample(path: Path, most_px: int = _SAMPLE_PX) -> str:

@@ -1,4 +1,4 @@
-"""What goes on while it goes on: one live line on a terminal, a plain line now and then anywhere else."""
+"""Progress while it goes on: one live line on a terminal, a plain line now and then anywhere else."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ STARTING = "starting the engine …"
 
 
 class Display:
-    """What goes on, in one line: redrawn in place on a terminal, repeated twice a minute elsewhere; notices stay.
+    """One line of progress: redrawn in place on a terminal, repeated twice a minute elsewhere. Notices stay.
 
-    ``at_once``: elsewhere, the first state is a line too.
+    With ``at_once`` the first state is printed elsewhere too.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Display:
                 self._live.stop()
 
     def __call__(self, event: Event | Notice | None, progress: Progress) -> None:
-        """Show an event of a training, and what it leads to."""
+        """Show an event of a training: as a line that stays, or as the new state."""
         if notice := notice_of(event, progress):
             self.note(notice)
         elif isinstance(event, Step):
@@ -77,13 +77,13 @@ class Display:
 
     def _print(self, line: str) -> None:
         self._shown_at = self._clock()
-        with suppress(BrokenPipeError):  # who reads along may leave: the run goes on
+        with suppress(BrokenPipeError):  # the reader may have closed the pipe: the run goes on
             print(line, file=self._stream, flush=True)
 
 
 @contextmanager
 def decoding_display(stream: TextIO) -> Iterator[Callable[[int], Callable[[int], object]]]:
-    """Open what shows how many images are decoded: given their number, it gives what takes each number done."""
+    """Open a display of decoded images; it yields ``begin(count)``, which returns ``show(done)``."""
     with ExitStack() as opened:
 
         def begin(count: int) -> Callable[[int], object]:
@@ -101,7 +101,7 @@ def decoding_display(stream: TextIO) -> Iterator[Callable[[int], Callable[[int],
 
 
 def notice_of(event: Event | Notice | None, progress: Progress) -> str:
-    """What is worth a line of its own, or ""."""
+    """Return the line of its own that an event deserves, or ""."""
     match event:
         case Notice(kind, message, remedy) if kind != "cpu-fallback" or progress.warnings <= 5:
             return f"{message}\n  do: {remedy}"
@@ -118,7 +118,7 @@ def notice_of(event: Event | Notice | None, progress: Progress) -> str:
 
 
 def state_line(progress: Progress) -> str:
-    """Step, smoothed loss, lowest so far, s/step, time left and last checkpoint, in one line."""
+    """Return step, smoothed loss, lowest so far, s/step, time left and last checkpoint, in one line."""
     step = progress.step
     if step is None:
         return STARTING

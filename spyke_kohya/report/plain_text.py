@@ -28,11 +28,9 @@ def findings_text(findings: Sequence[Finding]) -> str:
 
 def fault_text(fault: SpykeError) -> str:
     """Return an error as the last words of a command."""
-    lines = [_wrapped(f"error: {fault.what}", "", "  ")]
-    if fault.where:
-        lines.append(_wrapped(fault.where, "  where: ", "         "))
-    if fault.remedy:
-        lines.append(_wrapped(fault.remedy, "  do: ", "      "))
+    lines = [_wrapped(f"error: {fault.what}", "")]
+    lines += [_wrapped(fault.where, "  where: ")] if fault.where else []
+    lines += [_wrapped(fault.remedy, "  do: ")] if fault.remedy else []
     return "\n".join(lines)
 
 
@@ -85,8 +83,7 @@ def cost_text(cost: Cost) -> str:
     """Return what an evaluation took."""
     return (
         f"measured in {duration(cost.total_s)}: {duration(cost.loaded_s)} to load, {duration(cost.text_s)} captions, "
-        f"{duration(cost.forward_s)} predictions; "
-        f"at most {cost.most_memory_bytes / 1e9:.1f} GB of memory"
+        f"{duration(cost.forward_s)} predictions; at most {cost.most_memory_bytes / 1e9:.1f} GB of memory"
     )
 
 
@@ -98,29 +95,21 @@ def duration(seconds: float) -> str:
 
 
 def _block(finding: Finding) -> str:
-    return "\n".join(
-        [
-            f"{finding.severity}: {_printable(finding.where)}  [{finding.code}]",
-            _wrapped(finding.message, "  ", "  "),
-            _wrapped(finding.remedy, "  do: ", "      "),
-        ]
-    )
+    head = f"{finding.severity}: {_printable(finding.where)}  [{finding.code}]"
+    return "\n".join([head, _wrapped(finding.message, "  "), _wrapped(finding.remedy, "  do: ")])
 
 
 def _printable(text: str) -> str:
-    """Control characters, which a file's name can hold, written out: they would move a terminal's cursor."""
+    """Return the text with its control characters written out: in a file's name they would move the cursor."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def _wrapped(text: str, first: str, rest: str) -> str:
-    return textwrap.fill(
-        _printable(text),
-        _WIDTH,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_long_words=False,
-        break_on_hyphens=False,
+def _wrapped(text: str, label: str) -> str:
+    indent = " " * (len(label) or 2)
+    lines = textwrap.TextWrapper(
+        _WIDTH, initial_indent=label, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+    return lines.fill(_printable(text))
 
 
 def _dataset_lines(dataset: DatasetPlan, index: int, count: int) -> Iterator[str]:

@@ -23,6 +23,7 @@ function paint(plot) {
       axis.minor_tick_line_color = null;
     } else if ("click_policy" in axis) {
       axis.label_text_color = ink;
+      axis.ncols = window.innerWidth < 600 ? 1 : 2;
       axis.background_fill_alpha = 0;
       axis.inactive_fill_color = colour("--ground");
     }
