@@ -9,7 +9,7 @@ from typing import Any
 
 from spyke_kohya.errors import SpykeError
 from spyke_kohya.rank.directory import TrainingResult, rank_best, rank_directory
-from spyke_kohya.record.record import UNFINISHED, read_record
+from spyke_kohya.record.record import UNFINISHED, UNREADABLE, read_record
 from spyke_kohya.record.rundir import RunDirectory
 
 
@@ -48,7 +48,7 @@ def summarize(run: RunDirectory) -> RunSummary:
         result = rank_directory(run.path)
         best = rank_best(run.path).ranking
     except (SpykeError, OSError) as fault:
-        if record.is_readable and record.status not in UNFINISHED:
+        if record.status not in (*UNFINISHED, UNREADABLE):
             problems += tuple(_of_its_own(run, fault))
     ranking = result.ranking if result else None
     return RunSummary(
