@@ -173,7 +173,7 @@ class Session:
         if loaded.training is None or examined.plan is None or examined.scan is None:
             raise refusal(examined.findings, "there is nothing to start")
         engine, missing = here._engine_or_finding(request, needs_engine)
-        identity = identify(loaded, examined.scan, engine, here.root)
+        identity = {} if missing else identify(loaded, examined.scan, engine, here.root)
         prepare = partial(
             prepare_launch,
             loaded,

@@ -223,10 +223,14 @@ def test_scratch_of_smoke_runs_goes_after_a_day(tmp_path):
         (tmp_path / name).mkdir()
         stamp = (tmp_path / name).stat().st_mtime - age
         os.utime(tmp_path / name, (stamp, stamp))
+    for name, target in (("spyke-smoke-3", "gone"), ("spyke-smoke-4", "other")):
+        (tmp_path / name).symlink_to(target)
+        os.utime(tmp_path / name, (0, 0), follow_symlinks=False)
     found = deletable(tmp_path / "output", tmp_path, datetime.now())
     assert [item.path.name for item in found] == ["spyke-smoke-1"]
     delete(found)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "spyke-smoke-2"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["other", *(f"spyke-smoke-{number}" for number in (2, 3, 4))]
 
 
 def test_nothing_is_deleted_without_yes(tmp_path, runs):

@@ -30,7 +30,7 @@ def base_path(options: Mapping[str, Any], root: Path) -> Path:
 def check_base_model(
     options: Mapping[str, Any], root: Path, where: str, *, allow_pickle: bool = False
 ) -> list[Finding]:
-    """Findings on ``pretrained_model_name_or_path``, by its header only."""
+    """Return findings on ``pretrained_model_name_or_path``, by its header only."""
     place = f"{where}: [train_network] pretrained_model_name_or_path"
     path = base_path(options, root)
     header = inspect_base_model(path)
@@ -74,7 +74,7 @@ def _pickle(path: Path, place: str) -> Finding:
 
 
 def check_resolution(options: Mapping[str, Any], resolutions: list[tuple[str, Size]], root: Path) -> list[Finding]:
-    """A warning for each dataset, named by its place, whose resolution the base model's family doesn't know."""
+    """Warn of each dataset, named by its place, whose resolution the base model's family doesn't know."""
     path = base_path(options, root)
     family, weights = inspect_base_model(path).family, read_weights(path)
     if family not in _USUAL_SIDES or weights is None or weights.numbers < FULL_SIZE:
@@ -93,7 +93,7 @@ def check_resolution(options: Mapping[str, Any], resolutions: list[tuple[str, Si
 
 
 def file_hash(path: Path) -> str | None:
-    """The SHA-256 of a base model's file; None where it is a directory, or can't be read."""
+    """Return the SHA-256 of a base model's file; None where it is a directory, or can't be read."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -31,7 +31,7 @@ class Rules:
 
 
 def check_captions(scan: Scan, captions: Iterable[Caption], rules: Rules) -> list[Finding]:
-    """Findings on the captions of every subset, as ``read_captions`` gives them, in the order of the scan's images."""
+    """Return findings on the captions that ``read_captions`` gives, in the order of the scan's images."""
     remaining = iter(captions)
     findings: dict[Finding, None] = {}  # a folder of two datasets is told about once
     for dataset in scan.datasets:
@@ -83,7 +83,7 @@ def _missing(scanned: ScannedSubset, captions: Sequence[Caption]) -> Iterator[Fi
 
 
 def _other_extension(captions: Sequence[Caption]) -> str | None:
-    """The ending of caption files beside most of these images, which sd-scripts doesn't look for."""
+    """Return the ending of caption files beside most of these images, which sd-scripts doesn't look for."""
     for extension in _EXTENSIONS:
         beside = sum(Path(caption.image).with_suffix(extension).is_file() for caption in captions)
         if 2 * beside > len(captions):
@@ -100,7 +100,7 @@ def _other_named(scanned: ScannedSubset, other: str, count: int) -> Finding:
 
 
 def _as_read(caption: Caption, subset: ResolvedSubset) -> Iterator[Finding]:
-    """What of the file sd-scripts reads (sd-scripts v0.10.1 train_util.py:1960)."""
+    """Return what of the file sd-scripts reads (sd-scripts v0.10.1 train_util.py:1960)."""
     if caption.text.startswith(_BYTE_ORDER_MARK):
         message = "it begins with a byte order mark, which becomes part of the first tag"
         yield error("captions.byte-order-mark", caption.file, message, "save it as UTF-8 without one")

@@ -23,7 +23,7 @@ Compare: TypeAlias = Callable[[Sequence[bytes]], Iterable[Alike]]
 
 
 def roles_of(found: Scan, held_out: ScannedSubset | None) -> dict[str, Role]:
-    """What every image file is for; those of a folder that is named twice, once."""
+    """Return what every image file is for; those of a folder that is named twice, once."""
     roles: dict[str, Role] = {}
     real: set[str] = set()
     subsets = [subset for dataset in found.datasets for subset in dataset.subsets]
@@ -37,7 +37,7 @@ def roles_of(found: Scan, held_out: ScannedSubset | None) -> dict[str, Role]:
 
 
 def check_held_out_apart(found: Scan, held_out: ScannedSubset | None) -> list[Finding]:
-    """An error where the held-out folder is one that is trained on."""
+    """Report an error where the held-out folder is one that is trained on."""
     folders = {os.path.realpath(subset.folder) for dataset in found.datasets for subset in dataset.subsets}
     if held_out is None or os.path.realpath(held_out.folder) not in folders:
         return []
@@ -47,7 +47,7 @@ def check_held_out_apart(found: Scan, held_out: ScannedSubset | None) -> list[Fi
 
 
 def check_duplicates(roles: Mapping[str, Role], pictures: Pictures, compare: Compare) -> list[Finding]:
-    """Findings on pictures that are there twice, within a role or across two."""
+    """Return findings on pictures that are there twice, within a role or across two."""
     paths = [path for path in roles if path in pictures and not pictures[path].problem]
     exact, distinct = _by_digest(paths, pictures)
     findings = [_same_bytes(first, other, roles) for first, *others in exact for other in others]
@@ -57,7 +57,7 @@ def check_duplicates(roles: Mapping[str, Role], pictures: Pictures, compare: Com
 
 
 def _by_digest(paths: list[str], pictures: Pictures) -> tuple[list[list[str]], list[str]]:
-    """The groups of files with the same bytes, and one path of each different file."""
+    """Return the groups of files with the same bytes, and one path of each different file."""
     groups: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         groups[pictures[path].digest].append(path)

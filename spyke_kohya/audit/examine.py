@@ -62,7 +62,7 @@ class Examination:
         return not errors_in(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON shape of ``validate``."""
+        """Return the JSON shape of ``validate``."""
         return {
             "preset": self.loaded.name,
             "kind": self.loaded.kind,
@@ -136,7 +136,7 @@ def _rules(
     root: Path,
     means: Means,
 ) -> Rules:
-    """What captions are held against; the vocabulary is read only where a caption could be too long."""
+    """Return what captions are checked against; the vocabulary is read only where a caption could be too long."""
     limit = options.get("max_token_length") or DEFAULT_LIMIT
     counter = TokenCounter()
     if any(len(caption.text) > limit for caption in captions):
@@ -169,7 +169,10 @@ def _plan(
 
 
 def _sized(plan: Plan | None, options: Mapping[str, Any], root: Path) -> Plan | None:
-    """The plan without a checkpoint size where the base is known not to be SD1.5: the estimate is for that one."""
+    """Return the plan without a checkpoint size where the base is known not to be SD1.5.
+
+    The estimate is for that one.
+    """
     name = options.get("pretrained_model_name_or_path")
     header = inspect_base_model(root / str(expand_home("pretrained_model_name_or_path", name))) if name else None
     if plan is None or header is None or header.form == "missing" or header.family == "SD1.5":

@@ -23,7 +23,7 @@ def meets(plan: Plan | None, expect: Expect | None) -> bool:
 
 
 def check_heldout(preset: TrainingPreset, where: str) -> list[Finding]:
-    """A warning where no held-out folder is named."""
+    """Warn where no held-out folder is named."""
     if preset.evaluate.heldout_dir is not None:
         return []
     message = "no held-out pictures are named: which checkpoint generalises can't be measured after this training"
@@ -32,7 +32,7 @@ def check_heldout(preset: TrainingPreset, where: str) -> list[Finding]:
 
 
 def check_engine(engine: Engine) -> list[Finding]:
-    """A warning when sd-scripts is at another commit than the pin. A copy without git has no commit to compare."""
+    """Warn when sd-scripts is at another commit than the pin. A copy without git has no commit to compare."""
     if not engine.is_sd_scripts or engine.commit in (None, COMMIT):
         return []
     message = f"sd-scripts is at {engine.commit}, this project is built for {RELEASE} ({COMMIT})"

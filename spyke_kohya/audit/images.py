@@ -20,7 +20,7 @@ _DEEP_MODES = ("I", "F")
 
 
 def check_images(found: Scan, options: Mapping[str, Any], *, is_complete: bool) -> list[Finding]:
-    """Findings from the headers and the folders. ``options`` are effective, or a dataset preset's without them.
+    """Return findings from the headers and the folders. ``options`` are effective, or a dataset preset's without them.
 
     Without ``is_complete`` options it is a doubt, no error, that images without buckets can't be trained uncached.
     """
@@ -38,7 +38,7 @@ def check_images(found: Scan, options: Mapping[str, Any], *, is_complete: bool) 
 
 
 def check_pictures(found: Scan, pictures: Pictures) -> list[Finding]:
-    """Findings from the decoded images. Those whose header is broken are the plan's to report."""
+    """Return findings from the decoded images. Those whose header is broken are the plan's to report."""
     return [
         finding
         for subset in _folders(found)
@@ -90,7 +90,7 @@ def _fits(dataset: ScannedDataset) -> Iterator[Finding]:
 
 
 def _bucket_of(size: Size, dataset: ResolvedDataset) -> Size | None:
-    """The bucket of a size; None where there is none, which the plan says."""
+    """Return the bucket of a size; None where there is none, which the plan says."""
     try:
         bucket = bucket_selector(dataset)(size)
     except BatchingError:

@@ -39,7 +39,7 @@ def check_memory(
     place: tuple[Path, str],
     memory_bytes: int,
 ) -> list[Finding]:
-    """A warning where the machine's memory is too small. ``place`` is the root and the preset's name."""
+    """Warn where the machine's memory is too small. ``place`` is the root and the preset's name."""
     root, where = place
     weights = read_weights(base_path(options, root))
     if target == "cuda" or weights is None or weights.numbers < FULL_SIZE:

@@ -40,7 +40,10 @@ def check_options(preset: TrainingPreset, where: str, datasets: tuple[ResolvedDa
 
 
 def _rates(preset: TrainingPreset, where: str) -> Iterator[Finding]:
-    """A learning rate that is hardly meant; where unet_lr is set, learning_rate is only the other parts' default."""
+    """Warn of a learning rate that is far from usual.
+
+    Where unet_lr is set, learning_rate is only the other parts' default.
+    """
     options = preset.effective_options
     optimizer = str(options["optimizer_type"] or "").lower().rpartition(".")[2]
     low, high = _USUAL_ADAPTIVE_RATES if optimizer.startswith(_ADAPTIVE) else _USUAL_RATES
@@ -65,7 +68,7 @@ def _network(options: Mapping[str, Any], where: str) -> Iterator[Finding]:
 
 
 def check_schedule(options: Mapping[str, Any], plan: Plan, where: str) -> list[Finding]:
-    """The warm-up and the saving against the plan's steps. ``options`` are effective."""
+    """Check the warm-up and the saving against the plan's steps. ``options`` are effective."""
     place = f"{where}: [train_network]"
     return [*_warmup(options, plan.total_steps, place), *_saving(options, plan.total_steps, place)]
 

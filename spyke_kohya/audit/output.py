@@ -16,7 +16,7 @@ from spyke_kohya.record.exclusive import live_run
 
 
 def check_output(options: Mapping[str, Any], plan: Plan | None, root: Path, where: str) -> list[Finding]:
-    """Findings on ``output_dir`` and ``output_name``; nothing is made or written."""
+    """Return findings on ``output_dir`` and ``output_name``; nothing is made or written."""
     place = f"{where}: [train_network] output_dir"
     directory = root / str(expand_home("output_dir", options["output_dir"]))
     standing = nearest_that_stands(directory)

@@ -47,6 +47,6 @@ def _check_subset(subset: ResolvedSubset, severity: Severity) -> Finding | None:
 
 
 def folder_prefix(image_dir: str) -> int | None:
-    """The N of a folder named ``N_something``, else None."""
+    """Return the N of a folder named ``N_something``, else None."""
     match = _PREFIX.match(PurePath(image_dir).name)
     return int(match[1]) if match else None

@@ -21,13 +21,13 @@ class TagTable:
 
 
 def tags_of(text: str, separator: str) -> list[str]:
-    """The tags of a caption, each once, in its order."""
+    """Return the tags of a caption, each once, in its order."""
     parts = text.split(separator) if separator else [text]
     return list(dict.fromkeys(tag for part in parts if (tag := part.strip())))
 
 
 def tags_in_all(texts: Sequence[str], separator: str) -> list[str]:
-    """The tags that every text has, in the order of the first; none where there are too few texts to say so."""
+    """Return the tags that every text has, in the order of the first; none where there are too few texts to say so."""
     if len(texts) < _FEW:
         return []
     common = tags_of(texts[0], separator)
@@ -39,7 +39,7 @@ def tags_in_all(texts: Sequence[str], separator: str) -> list[str]:
 
 
 def tag_tables(scan: Scan, captions: Iterable[Caption]) -> list[TagTable]:
-    """A table of every folder. ``captions`` are as ``read_captions`` gives them, in the order of the scan's images."""
+    """Return a table of every folder; ``captions`` are in the order of the scan's images."""
     remaining = iter(captions)
     tables = {}
     for dataset in scan.datasets:

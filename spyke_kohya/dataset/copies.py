@@ -53,7 +53,10 @@ class Alike:
 
 
 def look_of(image: Image) -> bytes:
-    """The 9 x 9 mean colours of a picture, row by row, red, green and blue: 243 bytes. Raises as decoding it does."""
+    """Return the 9 x 9 mean colours of a picture, row by row, red, green and blue: 243 bytes.
+
+    Raises as decoding it does.
+    """
     from PIL.Image import Resampling
 
     colour = image if image.mode == "RGB" else image.convert("RGB")

@@ -39,7 +39,7 @@ class Choice:
 
 
 def default_target(source: Path) -> Path:
-    """A folder beside the training folder, whose name doesn't begin with a number as a training folder's may."""
+    """Return a folder beside the training folder, whose name doesn't begin with a number as a training folder's may."""
     whole = source.absolute()
     return whole.with_name(f"heldout-{whole.name}")
 

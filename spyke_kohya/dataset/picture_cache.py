@@ -40,12 +40,15 @@ class PictureCache:
     _folders: dict[str, dict[str, tuple[_Stamp, Picture]]] = field(default_factory=dict, init=False, repr=False)
 
     def size_of(self, path: str) -> Size:
-        """What ``header_size`` says of an image, which is opened only if it isn't known."""
+        """Return what ``header_size`` says of an image, which is opened only if it isn't known."""
         known = self._known(path, _stamp(path))
         return known.size if known and known.size else header_size(path)
 
     def look(self, paths: Iterable[str], begin: Callable[[int], Listen]) -> Pictures:
-        """The picture of every path. ``begin`` is told how many must be decoded and gives what listens to it."""
+        """Return the picture of every path.
+
+        ``begin`` is given how many must be decoded, and returns what is called with each number done.
+        """
         stamps = {path: stamp for path in paths if (stamp := _stamp(path)) is not None}
         seen = {path: picture for path, stamp in stamps.items() if (picture := self._known(path, stamp))}
         missing = [path for path in stamps if path not in seen]
@@ -58,7 +61,7 @@ class PictureCache:
         return seen
 
     def compare(self, looks: Sequence[bytes]) -> list[Alike]:
-        """What ``alike`` finds among the looks; the last few answers are kept, by what they were found among."""
+        """Return what ``alike`` finds among the looks; the last few answers are kept, by what they were found among."""
         key = hashlib.sha256(b"".join(looks)).hexdigest()
         file = self.directory / "alike.json" if self.directory else None
         known = _read_answers(file)
@@ -80,7 +83,7 @@ class PictureCache:
         return self.directory / f"{name[:32]}.json" if self.directory else None
 
     def _read(self, folder: str) -> dict[str, tuple[_Stamp, Picture]]:
-        """What is known of a folder; a cache that isn't whole, or of another format, is as none."""
+        """Return what is known of a folder; a cache that is cut off or of another format holds nothing."""
         file = self._file(folder)
         try:
             document = json.loads(file.read_bytes()) if file else {}

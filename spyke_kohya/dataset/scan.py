@@ -154,7 +154,7 @@ class _Folder:
 
 
 def folder_of(image_dir: str, root: Path) -> str:
-    """The folder as sd-scripts spells it in the paths of its images: as written, less any slash at its end."""
+    """Return the folder as sd-scripts spells it in the paths of its images: as written, less any slash at its end."""
     return os.path.split(os.path.join(root, os.path.expanduser(image_dir), "*"))[0]
 
 
@@ -183,7 +183,10 @@ def _read_folder(image_dir: str, folder: str, size_of: SizeOf) -> _Folder:
 
 
 def _is_unseen(name: str) -> bool:
-    """A picture by its name that sd-scripts' patterns don't match, like ``x.gif`` or ``x.Png``. ``._x.png`` is none."""
+    """Check whether a name is that of a picture that sd-scripts' patterns don't match, like ``x.gif`` or ``x.Png``.
+
+    ``._x.png`` is none.
+    """
     looks_like_one = name.lower().endswith((*_EXTENSIONS, *_OTHER_PICTURES)) and not name.startswith(".")
     return looks_like_one and not name.endswith(_EXTENSIONS)
 
@@ -199,7 +202,7 @@ def _holds_images(entry: os.DirEntry[str]) -> bool:
 
 
 def cached_sizes(names: Iterable[str], latents: list[str]) -> dict[str, Size]:
-    """The sizes that sd-scripts takes from the names of cached latents, like ``x_0512x0768_sd.npz``, for sorted images.
+    """Return the sizes that sd-scripts takes from the names of cached latents, like ``x_0512x0768_sd.npz``.
 
     It compares how names begin, so ``x`` can get the size of ``xy`` (sd-scripts v0.10.1 train_util.py:2002).
     """
@@ -228,7 +231,10 @@ def _read_image(path: str, entry: os.DirEntry[str], cached_size: Size | None, si
 
 
 def size_by_pillow(path: str) -> Size:
-    """The size that decoding gives. imagesize 1.4.1 has one pixel less for WebP files with transparency or frames."""
+    """Return the size that decoding gives.
+
+    imagesize 1.4.1 has one pixel less for WebP files with transparency or frames.
+    """
     from PIL import Image
 
     try:
@@ -264,7 +270,7 @@ def _read_caption(image: str, subset: ResolvedSubset) -> Caption:
 
 
 def _caption_files(image: str, extension: str) -> Iterator[str]:
-    """The file named as the image; else the one without the four numbers that a face detector appends."""
+    """Return the file named as the image; else the one without the four numbers that a face detector appends."""
     stem = os.path.splitext(image)[0]
     yield stem + extension
     words = stem.split("_")
@@ -273,7 +279,7 @@ def _caption_files(image: str, extension: str) -> Iterator[str]:
 
 
 def _read_bytes(file: str) -> bytes:
-    """A regular file's content, in half the time that a file object takes; a short read is its end."""
+    """Return a regular file's content, in half the time that a file object takes; a short read is its end."""
     handle = os.open(file, os.O_RDONLY)
     try:
         content = chunk = os.read(handle, _CHUNK)

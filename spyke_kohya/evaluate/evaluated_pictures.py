@@ -65,7 +65,7 @@ def choose_pictures(
     *,
     quick: bool = False,
 ) -> list[Picture]:
-    """The held-out pictures and as many trained ones, at most 8; without a held-out folder 16 trained ones.
+    """Return the held-out pictures and as many trained ones, at most 8; without a held-out folder 16 trained ones.
 
     ``quick`` takes 8 pictures, held-out ones alone where there are any. The choice depends on the pictures' content
     alone. Raises DatasetError for a folder without pictures, a picture that can't be read, a missing caption, and for
@@ -95,7 +95,10 @@ def _without_regularisation(dataset: ResolvedDataset) -> ResolvedDataset:
 
 
 def _with_folder(dataset: ResolvedDataset, folder: Path) -> ResolvedDataset:
-    """The dataset with held-out pictures in the place of its own: they are captioned and cut by the same rules."""
+    """Return the dataset with held-out pictures in the place of its own.
+
+    They are captioned and cut by the same rules.
+    """
     own = next((subset for subset in dataset.subsets if not subset.is_reg), dataset.subsets[0])
     return replace(dataset, subsets=(replace(own, image_dir=str(folder), where="heldout_dir"),))
 
@@ -129,7 +132,7 @@ def _refuse_trained(heldout: Sequence[_Found], trained: Sequence[_Found]) -> Non
 
 
 def _groups(found: Sequence[_Found]) -> list[list[_Found]]:
-    """The groups, in an order that depends on the pictures' content alone."""
+    """Return the groups, in an order that depends on the pictures' content alone."""
     first = group_alike([one.print for one in found])
     groups: dict[int, list[_Found]] = {}
     for index, one in zip(first, found, strict=True):
@@ -188,7 +191,7 @@ def _placement(found: _Found) -> tuple[Size, Size]:
 
 
 def _caption(found: _Found) -> str:
-    """The caption as it is trained, its tags in their own order (sd-scripts v0.10.1 train_util.py:835)."""
+    """Return the caption as it is trained, its tags in their own order (sd-scripts v0.10.1 train_util.py:835)."""
     caption, subset = found.caption, found.scanned.subset
     if caption.problem:
         remedy = "write one: a held-out picture is captioned as the training pictures are"

@@ -70,7 +70,7 @@ class Cost:
 
 
 def prepare(subject: RecordedRun, engine: Engine, *, heldout_dir: Path | None = None, quick: bool = False) -> Request:
-    """What to measure: on ``heldout_dir``, else the folder that the run's preset named, else on trained pictures.
+    """Return what to measure: ``heldout_dir``, else the folder that the run's preset named, else trained pictures.
 
     Raises DatasetError, EngineError and PresetError where it can't be measured.
     """
@@ -79,7 +79,7 @@ def prepare(subject: RecordedRun, engine: Engine, *, heldout_dir: Path | None = 
 
 
 def forecast(subject: RecordedRun, request: Request) -> Forecast:
-    """The number of predictions, and their time by the pace of the training."""
+    """Return the number of predictions, and their time by the pace of the training."""
     pictures = request.document["pictures"]
     heldout = sum(picture["role"] == "heldout" for picture in pictures)
     pace = _seconds_per_forward(subject)

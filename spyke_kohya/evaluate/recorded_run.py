@@ -55,13 +55,13 @@ class RecordedRun:
         return self.path_in("pretrained_model_name_or_path") or Path()
 
     def path_in(self, option: str) -> Path | None:
-        """The path that an option names, from anywhere; None where it isn't set."""
+        """Return the path that an option names, from anywhere; None where it isn't set."""
         value = self.settings.get(option)
         return self.root / Path(str(value)).expanduser() if value else None
 
 
 def read_recorded_run(directory: Path, name: str | None = None) -> RecordedRun:
-    """The run of a run directory, or the newest one of an output directory (of the training ``name``).
+    """Return the run of a run directory, or the newest one of an output directory (of the training ``name``).
 
     Raises UsageError when there is none or its record can't be used, NothingToRank when it left no checkpoint.
     """
@@ -94,7 +94,7 @@ def read_recorded_run(directory: Path, name: str | None = None) -> RecordedRun:
 
 
 def _from_metadata(found: list[FoundCheckpoint]) -> dict[str, Any]:
-    """What the checkpoints themselves say of how their loss is to be measured; it wins over the record."""
+    """Return what the checkpoints themselves say of how their loss is to be measured; it wins over the record."""
     facts = next((one.facts for one in reversed(found) if one.readable), None)
     names = ("clip_skip", "v2", "v_parameterization")
     said = {name: getattr(facts, name) for name in names} if facts else {}

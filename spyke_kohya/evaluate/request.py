@@ -71,12 +71,12 @@ class Request:
 
 
 def midpoints(count: int) -> list[int]:
-    """The middle timestep of each of ``count`` equal parts of 0 to 999."""
+    """Return the middle timestep of each of ``count`` equal parts of 0 to 999."""
     return [int((part + 0.5) * NOISE_STEPS / count) for part in range(count)]
 
 
 def make_request(subject: RecordedRun, pictures: Sequence[Picture], engine: Engine, *, quick: bool = False) -> Request:
-    """What to measure: the base, every checkpoint, and the base once more, which shows the noise of the device.
+    """Return what to measure: the base, every checkpoint, and the base once more, which shows the noise of the device.
 
     Rows of ``evaluate.csv`` that were measured under the same settings are kept. Raises EngineError for a network that
     isn't sd-scripts' own LoRA, PresetError where the base model is gone.

@@ -51,7 +51,10 @@ class Grid:
 
 
 def lay_out(settings: Samples, checkpoints: Sequence[Candidate], base: Path) -> Grid:
-    """The grid of these checkpoints, which all have files. Raises PresetError for prompts that can't be passed on."""
+    """Return the grid of these checkpoints, which all have files.
+
+    Raises PresetError for prompts that can't be passed on.
+    """
     if not settings.prompts:
         remedy = 'add prompts to the preset: [samples.prompts], then "a label" = "a prompt", and name it with --preset'
         raise PresetError("there are no prompts to render", where="[samples]", remedy=remedy)

@@ -69,7 +69,7 @@ class DatasetPlan:
 
 
 def count_datasets(scan: Scan, seed: int | None) -> tuple[tuple[DatasetPlan, ...] | None, list[Finding]]:
-    """What sd-scripts takes from the scanned folders; None where it would stop with an exception.
+    """Return what sd-scripts takes from the scanned folders; None where it would stop with an exception.
 
     ``seed`` is train_network.py's: sd-scripts draws from it which images validate, where no validation_seed is set.
     """
@@ -115,7 +115,10 @@ class _Counting:
         self.findings[finding] = None
 
     def registered(self, scanned: ScannedDataset, *, training: bool) -> list[_Registered]:
-        """The subsets that are not dropped; without a split, none validate (sd-scripts v0.10.1 train_util.py:2116)."""
+        """Return the subsets that are not dropped.
+
+        Without a split, none validate (sd-scripts v0.10.1 train_util.py:2116).
+        """
         if not training and not 0.0 < scanned.dataset.validation_split <= 1.0:
             return []
         kept: dict[str, _Registered] = {}
@@ -144,7 +147,7 @@ class _Counting:
         self.note(error("dataset.parent-folder", f"{found.subset.where}.image_dir", message, remedy))
 
     def images_of(self, found: ScannedSubset, dataset: ResolvedDataset, training: bool) -> Sequence[ScannedImage]:
-        """The images that a subset gives to training or to validation (sd-scripts v0.10.1 train_util.py:2038)."""
+        """Return what a subset gives to training or to validation (sd-scripts v0.10.1 train_util.py:2038)."""
         if found.problem:
             message = f"{found.folder}: {found.problem}"
             self.note(error("dataset.missing-folder", found.subset.where, message, "correct image_dir, or the folder"))
@@ -206,7 +209,7 @@ class _Counting:
     def epoch_of(
         self, dataset: ResolvedDataset, registered: Iterable[_Registered]
     ) -> tuple[list[SubsetPlan], list[tuple[ScannedImage, int]]]:
-        """The subsets' part in an epoch, and every image with how often the epoch sees it."""
+        """Return the subsets' part in an epoch, and every image with how often the epoch sees it."""
         folders = sorted(registered, key=lambda folder: folder.is_reg)
         train = sum(folder.num_repeats * len(folder.images) for folder in folders if not folder.is_reg)
         balanced = iter(
@@ -306,7 +309,7 @@ class _Counting:
 
 
 def bucket_selector(dataset: ResolvedDataset) -> Callable[[Size], Size]:
-    """The rule that gives an image of some size its bucket. The dataset's limits are known to be sound."""
+    """Return the rule that gives an image of some size its bucket. The dataset's limits are known to be sound."""
     if not dataset.enable_bucket:
         return lambda _: dataset.resolution
     steps = dataset.bucket_reso_steps

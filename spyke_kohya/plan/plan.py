@@ -104,7 +104,7 @@ class Plan:
         return (subset for dataset in self.datasets for subset in dataset.subsets)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as ``plan --json`` gives it."""
+        """Return the plan as ``plan --json`` gives it."""
         names = (
             "num_train_images num_reg_images batches_per_epoch steps_per_epoch epochs total_steps validation_batches "
             "train_images reg_images reg_images_used validation_images gradient_accumulation_steps num_processes "
@@ -125,7 +125,7 @@ def make_plan(
     save_states: bool = False,
     where: str = "",
 ) -> tuple[Plan | None, list[Finding]]:
-    """What sd-scripts will do with the scanned datasets; None where it would stop with an exception.
+    """Return what sd-scripts will do with the scanned datasets; None where it would stop with an exception.
 
     ``options`` are those that the training preset sets, ``where`` names it; with ``save_states`` the launcher has
     states saved. The findings say what stops a run, and what
@@ -232,7 +232,7 @@ def _below_one(options: Mapping[str, object], place: str) -> Iterator[Finding]:
 
 
 def explain(plan: Plan) -> list[str]:
-    """The plan in words, one line a thought: how the steps come about, what is validated, what is saved."""
+    """Return the plan in words, one line a thought: how the steps come about, what is validated, what is saved."""
     if not plan.total_steps:
         return ["there is nothing to train on"]
     parts = [_dataset_words(dataset) for dataset in plan.datasets]

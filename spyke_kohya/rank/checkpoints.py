@@ -74,7 +74,7 @@ def recorded(checkpoints: Iterable[FoundCheckpoint], record: Record, directory: 
 
 
 def output_names(directory: Path) -> list[str]:
-    """The output names of the trainings that left checkpoints in ``directory``."""
+    """Return the output names of the trainings that left checkpoints in ``directory``."""
     return _names(_read_all(directory))
 
 
@@ -92,7 +92,7 @@ def read_checkpoint(path: Path) -> FoundCheckpoint:
 
 
 def merged_facts(checkpoints: Iterable[FoundCheckpoint]) -> Facts:
-    """What the checkpoints' metadata say about their training, the latest first."""
+    """Return what the checkpoints' metadata say about their training, the latest first."""
     facts = Facts()
     for checkpoint in sorted(checkpoints, key=lambda one: one.step or 0, reverse=True):
         facts = facts.or_else(checkpoint.facts)
@@ -110,7 +110,7 @@ def _names(checkpoints: Iterable[FoundCheckpoint]) -> list[str]:
 def place(
     checkpoints: Iterable[FoundCheckpoint], steps_per_epoch: int | None, last_step: int | None
 ) -> list[FoundCheckpoint]:
-    """The checkpoints with a step where only the name's epoch, or being the final one, tells (``--no_metadata``)."""
+    """Give a step to checkpoints whose name has only an epoch, or that are the final one (``--no_metadata``)."""
     return [_placed(one, steps_per_epoch, last_step) for one in checkpoints]
 
 
@@ -159,7 +159,7 @@ def _placed(checkpoint: FoundCheckpoint, steps_per_epoch: int | None, last_step:
 
 
 def _named(path: Path, parsed: FileName, metadata: Mapping[str, str]) -> FileName:
-    """The name as its metadata explain it: an output name may itself end like an epoch's file."""
+    """Return the name as its metadata explain it: an output name may itself end like an epoch's file."""
     if metadata.get("ss_output_name") == path.stem:
         return FileName(path.stem, "final", None)
     return parsed

@@ -179,7 +179,7 @@ def rank_directory(
 
 
 def _split_source(source: Path, losses: Path | None) -> tuple[Path, Path | None]:
-    """The directory whose checkpoints are ranked, and the losses that were named, if any."""
+    """Return the directory whose checkpoints are ranked, and the losses that were named, if any."""
     if source.is_file():
         return source.absolute().parent, losses or source
     if not source.is_dir():
@@ -205,7 +205,7 @@ def _newest_run(directory: Path, name: str | None) -> Path | None:
 
 
 def _losses_in(run: RunDirectory) -> Path | None:
-    """The best record of a run's losses: the table, else TensorBoard's files, else the console.
+    """Return the best record of a run's losses: the table, else TensorBoard's files, else the console.
 
     Of a resumed run only the table counts its steps truly: in all else they begin with 1 again.
     """
@@ -261,7 +261,7 @@ def _steps_per_epoch(facts: Facts) -> int | None:
 
 
 def _without_files(curve: LossCurve, every: int | None, directory: Path) -> list[Candidate]:
-    """The steps at which checkpoints were saved, as far as is known; else the recorded ones, when few enough."""
+    """Return the steps at which checkpoints were saved, as far as is known; else the recorded ones, when few enough."""
     if curve.saved_steps and every is None:
         return [Candidate(step) for step in curve.saved_steps]
     steps = curve.steps[curve.steps > 0]

@@ -91,7 +91,7 @@ def _by_group(values: FloatArray, groups: Sequence[int]) -> FloatArray:
 
 
 def _with_base(ratios: FloatArray) -> FloatArray:
-    """The base competes too, in the first column: it is 1 on every picture."""
+    """Add the base as the first column: its loss over its own is 1 on every picture."""
     return np.hstack([np.ones((len(ratios), 1)), ratios])
 
 
@@ -127,12 +127,12 @@ def _rows(
 
 
 def _ratios_by_timestep(measured: Measured) -> FloatArray:
-    """The mean over cells (timesteps and noises) of each loss over the base's: (checkpoints, pictures)."""
+    """Return the mean over cells (timesteps and noises) of each loss over the base's: (checkpoints, pictures)."""
     return np.asarray((measured.losses / measured.base).mean(axis=2), dtype=np.float64)
 
 
 def _members_against_heldout(evaluation: Evaluation) -> tuple[FloatArray | None, FloatArray | None]:
-    """The gap and the AUC (checkpoints,) between trained and held-out pictures, where both were measured."""
+    """Return the gap and the AUC (checkpoints,) between trained and held-out pictures, where both were measured."""
     if evaluation.heldout is None or evaluation.trained is None:
         return None, None
     members, others = (_changes(measured) for measured in (evaluation.trained, evaluation.heldout))

@@ -254,7 +254,7 @@ def _unambiguous(rows: Sequence[MeasuredLoss]) -> list[MeasuredLoss]:
 
 
 def _losses_by_id(record: EvaluationRecord, table: Mapping[_Key, float]) -> dict[str, FloatArray]:
-    """The losses (pictures, cells) of each checkpoint that has all of them."""
+    """Return the losses (pictures, cells) of each checkpoint that has all of them."""
     cells = [(timestep, replicate) for replicate in range(record.replicates) for timestep in record.timesteps]
     found = {}
     for one in record.checkpoints:

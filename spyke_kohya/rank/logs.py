@@ -66,7 +66,7 @@ def curve_from_events(paths: Sequence[Path]) -> LossCurve:
 
 
 def _whole_losses(paths: Sequence[Path]) -> tuple[list[StepLoss], list[EngineError]]:
-    """The losses of the files that can be read, and what is wrong with the others."""
+    """Return the losses of the files that can be read, and what is wrong with the others."""
     losses: list[StepLoss] = []
     faults: list[EngineError] = []
     for path in paths:

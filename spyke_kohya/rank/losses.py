@@ -61,7 +61,7 @@ class LossCurve:
         return Facts(None, self.window, repeats, self.batch_size, self.min_snr_gamma)
 
     def with_facts(self, facts: Facts) -> LossCurve:
-        """This curve with these facts in the place of its own."""
+        """Return this curve with these facts in the place of its own."""
         return replace(
             self,
             window=facts.window,
@@ -71,7 +71,7 @@ class LossCurve:
         )
 
     def before_divergence(self) -> LossCurve:
-        """The part of this curve whose losses are numbers."""
+        """Return the part of this curve whose losses are numbers."""
         if self.diverged_step is None:
             return self
         kept = self.steps < self.diverged_step
@@ -141,7 +141,7 @@ def curve_of(
     window: int | None = None,
     source: str = "",
 ) -> LossCurve:
-    """A curve from what was recorded; None is an unknown loss, nan or an infinity a diverged one."""
+    """Make a curve from what was recorded; None is an unknown loss, nan or an infinity a diverged one."""
     averages, diverged = _known(avr_loss, len(steps))
     losses, also_diverged = _known(loss, len(steps))
     at = np.flatnonzero(diverged | also_diverged)
@@ -210,7 +210,7 @@ def _read_table(path: Path) -> _Table:
 
 
 def _rows(path: Path, data: Sequence[tuple[int, str]]) -> list[list[str]]:
-    """The cells of each line: none goes on in the next, so that an open quote spoils no other."""
+    """Return the cells of each line: none goes on in the next, so that an open quote spoils no other."""
     rows: list[list[str]] = []
     faults = []
     for number, line in data:
@@ -229,7 +229,7 @@ def _is_cut(row: list[str], header: list[str]) -> bool:
 
 
 def _average_column(header: list[str]) -> tuple[int | None, int | None]:
-    """The column that holds avr_loss, and the window its name gives."""
+    """Return the column that holds avr_loss, and the window its name gives."""
     for i, name in enumerate(header):
         if match := _AVERAGE_COLUMN.fullmatch(name):
             return i, int(match[1]) if match[1] else None

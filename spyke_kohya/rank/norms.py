@@ -24,7 +24,7 @@ class WeightNorm:
 
 
 def weight_norm(file: Path) -> WeightNorm:
-    """The norm of ``alpha / rank * B A`` over all layers, without multiplying it out: sqrt(sum((B'B) * (A A'))).
+    """Return the norm of ``alpha / rank * B A`` over all layers, without multiplying it out: sqrt(sum((B'B) * (A A'))).
 
     A convolution's down weights are (rank, in, h, w): they are one matrix of in x h x w columns. Raises NothingToRank
     when the file can't be read as a LoRA.
@@ -40,7 +40,7 @@ def weight_norm(file: Path) -> WeightNorm:
 
 
 def blown_up(norms: list[float]) -> list[int]:
-    """The indices of norms, in step order, that are not finite or leap above the one before."""
+    """Return the indices of norms, in step order, that are not finite or leap above the one before."""
     leaps = [i for i in range(2, len(norms)) if norms[i] > BLOW_UP * norms[i - 1]]
     return sorted({*leaps, *(i for i, norm in enumerate(norms) if not np.isfinite(norm))})
 

@@ -92,7 +92,7 @@ def rank(
 
 
 def noise_of(curve: LossCurve, level: float) -> Sigma:
-    """The noise of one micro-batch's loss: estimated from per-step losses, or assumed as a multiple of ``level``.
+    """Return the noise of one micro-batch's loss, estimated from per-step losses or a multiple of ``level``.
 
     Differences of neighbours are used, so a slow trend does not count as noise.
     """
@@ -197,7 +197,7 @@ def _judge(curve: LossCurve, ranked: list[Candidate], by: Measure) -> TrainingRa
 def _rows(
     ranked: list[Candidate], averages: FloatArray, values: Values, around: Values | None, sigma: Sigma
 ) -> tuple[TrainingRow, ...]:
-    """The rows, lowest first; of equal ones the earlier."""
+    """Return the rows, lowest first; of equal ones the earlier."""
     p = values.noise.tied_p(values.means, sigma.value)
     errors = sigma.value * np.sqrt(np.diag(values.noise.cov))
     order = np.lexsort((np.array([one.step for one in ranked]), values.means))
@@ -216,12 +216,12 @@ def _rows(
 
 
 def _spacing(steps: IntArray) -> int:
-    """The median distance between checkpoints, or the only one's step."""
+    """Return the median distance between checkpoints, or the only one's step."""
     return max(1, int(np.median(np.diff(steps)))) if len(steps) > 1 else int(steps[0])
 
 
 def _sensitivity(values: Values, curve: LossCurve, steps: IntArray) -> dict[float, tuple[int, ...]]:
-    """The tied steps under every CV (at batch size 1) that is plausible."""
+    """Return the tied steps under every CV (at batch size 1) that is plausible."""
     level = abs(float(values.means.mean())) / math.sqrt(curve.batch_size or 1)
     tied = {cv: values.noise.tied_p(values.means, max(cv * level, 1e-300)) > TIED_ABOVE for cv in CVS_SHOWN}
     return {cv: tuple(int(step) for step in steps[held]) for cv, held in tied.items()}
@@ -249,7 +249,7 @@ def _known(around: Values | None, curve: LossCurve) -> Values:
 
 
 def _blocks(steps: IntArray, ends: IntArray, averages: FloatArray, sigma: float) -> tuple[Block, ...]:
-    """The means between checkpoints that the cumulative means imply: (b A_b - a A_a) / (b - a)."""
+    """Return the means between checkpoints that the cumulative means imply: (b A_b - a A_a) / (b - a)."""
     totals = np.concatenate(([0.0], ends * averages))
     counts = np.diff(ends, prepend=0)
     means, errors = np.diff(totals) / counts, sigma / np.sqrt(counts)
@@ -259,7 +259,7 @@ def _blocks(steps: IntArray, ends: IntArray, averages: FloatArray, sigma: float)
 
 
 def _test_order(ranking: TrainingRanking, final: Candidate) -> tuple[Trial, ...]:
-    """The U-curve rule: lowest, next lowest, the final one to compare with, then the others that are tied.
+    """Order by the U-curve rule: lowest, next lowest, the final one to compare with, then the others that are tied.
 
     A cumulative mean ranks nothing: then the final checkpoint comes first, and the others from late to early.
     """

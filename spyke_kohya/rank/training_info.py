@@ -26,7 +26,7 @@ class Facts:
     v_parameterization: bool | None = None
 
     def or_else(self, other: Facts) -> Facts:
-        """These facts, with ``other``'s where these are unknown."""
+        """Return these facts, with ``other``'s where these are unknown."""
         known = {field.name: getattr(self, field.name) for field in fields(self)}
         return Facts(**{name: getattr(other, name) if value is None else value for name, value in known.items()})
 
@@ -57,7 +57,10 @@ def facts_from_metadata(metadata: Mapping[str, str]) -> Facts:
 
 
 def steps_in(metadata: Mapping[str, str]) -> int | None:
-    """The optimizer step of a checkpoint; ``ss_epoch`` is no guide to it, being 0-based in step checkpoints only."""
+    """Return the optimizer step of a checkpoint.
+
+    ``ss_epoch`` is no guide to it, being 0-based in step checkpoints only.
+    """
     return _count(metadata.get("ss_steps"))
 
 
@@ -76,7 +79,7 @@ def _number(value: object) -> float | None:
 
 
 def _smallest_batch(datasets: str | None) -> int | None:
-    """The smallest batch of all datasets: its losses are the noisiest."""
+    """Return the smallest batch of all datasets: its losses are the noisiest."""
     try:
         listed = json.loads(datasets or "[]")
     except json.JSONDecodeError:

@@ -27,7 +27,7 @@ def micro_batches_at(steps: ArrayLike, window: int, per_step: int) -> IntArray:
 
 
 def trailing_bounds(ends: ArrayLike, window: int) -> Bounds:
-    """What avr_loss covers: the last ``window`` losses, or all of them in the first epoch."""
+    """Return what avr_loss covers: the last ``window`` losses, or all of them in the first epoch."""
     end = np.asarray(ends, dtype=np.int64)
     return end - np.minimum(end, window), end
 
@@ -59,7 +59,7 @@ def window_means(losses: FloatArray, before: int, bounds: Bounds) -> FloatArray:
 
 
 def regime_of(ends: ArrayLike, window: int) -> Regime:
-    """ "rolling" when every average covers a whole window, "cumulative" when none reaches beyond the first."""
+    """Return "rolling" when every average covers a whole window, "cumulative" when none reaches beyond the first."""
     end = np.asarray(ends)
     if end.min() >= window:
         return "rolling"

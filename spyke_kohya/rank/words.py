@@ -92,7 +92,7 @@ def _finding(ranking: TrainingRanking) -> str:
 
 
 def _those(ranking: TrainingRanking) -> str:
-    """The tied steps, or the few that aren't when that is shorter."""
+    """Return the tied steps, or the few that aren't when that is shorter."""
     others = [row.step for row in ranking.by_step if not row.tied]
     tied = ranking.tied_steps
     return f"all except {_steps(others)}" if 2 * len(others) < len(tied) else f"steps {listed(tied)}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,11 +40,18 @@ def deletable(directory: Path, scratch: Path, now: datetime) -> list[Deletable]:
     A run that did not finish keeps its newest state. Of an output directory in which a run is running nothing goes.
     """
     output_dirs = dict.fromkeys(run.output_dir for run in find_runs(directory))
-    old = (path for path in scratch.glob("spyke-smoke-*") if now.timestamp() - path.stat().st_mtime > _SCRATCH_AGE_S)
+    old = (path for path in scratch.glob("spyke-smoke-*") if _is_old_scratch(path, now))
     return [
         *(found for output_dir in output_dirs if not _is_in_use(output_dir) for found in _states(output_dir)),
         *(Deletable(path, _size_of(path), "left by a smoke run") for path in old),
     ]
+
+
+def _is_old_scratch(path: Path, now: datetime) -> bool:
+    """Check whether a folder is this user's own, and old; in a folder for all, others may put links of such a name."""
+    status = path.lstat()
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return is_own and now.timestamp() - status.st_mtime > _SCRATCH_AGE_S
 
 
 def delete(items: Iterable[Deletable]) -> None:

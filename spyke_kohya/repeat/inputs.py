@@ -70,7 +70,7 @@ def identify(loaded: Loaded, found: Scan, engine: Engine, root: Path) -> dict[st
 
 def differences(before: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
     """Name the parts that have changed; a part that was not recorded does not count."""
-    return [PARTS[one.key] for one in changed(before, now) if one.key in PARTS and one.first is not None]
+    return [words for part, words in PARTS.items() if before.get(part) not in (None, now[part])]
 
 
 def engine_parts(engine: Mapping[str, Any]) -> dict[str, Any]:

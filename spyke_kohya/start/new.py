@@ -74,7 +74,7 @@ def write_presets(
 
 
 def new_presets(asked: Asked, root: Path) -> dict[Path, str]:
-    """The text of a dataset and a training preset, by their paths under ``root``; nothing is written.
+    """Return the text of a dataset and a training preset, by their paths under ``root``; nothing is written.
 
     Steps: each picture is seen 40 times, as in the run of record, but all of them together 400 to 1000 times; a step
     is one picture, and regularisation pictures double them. Raises DatasetError for a folder without pictures.
@@ -173,7 +173,7 @@ def _planned(dataset: str, epochs: int, root: Path) -> Plan:
 
 
 def _held_out(asked: Asked, root: Path) -> str | None:
-    """The folder that `spyke-kohya holdout` makes for these images, if it is there, as it is to stand in the preset."""
+    """Return the folder that `spyke-kohya holdout` makes for these images, or None where it is not there."""
     folder = PurePath(asked.images)
     beside = str(folder.with_name(default_target(Path(folder.name)).name)) if folder.name else ""
     return beside if beside and (root / Path(beside).expanduser()).is_dir() else None
@@ -241,7 +241,7 @@ def _training_text(asked: Asked, seen: Seen, plan: Plan, dataset: Path, held_out
 
 
 def base_of_others(root: Path) -> str | None:
-    """The base model that the first of the other training presets names."""
+    """Return the base model that the first of the other training presets names."""
     import toml
 
     for file in sorted((root / "presets").glob("*.toml")):

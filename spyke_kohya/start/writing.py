@@ -12,7 +12,7 @@ Comments = Mapping[str, str]
 
 
 def toml_value(value: object) -> str:
-    """A plain value in TOML, as toml 0.10.2 and everyone else reads it."""
+    """Return a plain value in TOML, as toml 0.10.2 and everyone else reads it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

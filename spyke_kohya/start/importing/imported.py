@@ -91,7 +91,7 @@ def _plain(name: str) -> str:
 
 
 def _sound_options(found: Foreign, name: str) -> dict[str, Any]:
-    """The options that a preset may set: none that the launcher keeps, none of a wrong kind, no mere default."""
+    """Return the options that a preset may set: none that the launcher keeps, none of a wrong kind, no mere default."""
     defaults = parser_defaults()
     options: dict[str, Any] = {}
     for key, value in found.values.items():
@@ -154,7 +154,7 @@ def _dataset_text(folders: Mapping[str, str], found: Foreign, root: Path) -> str
 
 
 def _general(found: Foreign) -> dict[str, Any]:
-    """The options that a dataset preset can say itself, moved there."""
+    """Return the options that a dataset preset can say itself, moved there."""
     general: dict[str, Any] = {}
     for key in list(found.values):
         name = _DATASET_NAMES.get(key, key)
@@ -169,7 +169,7 @@ def _general(found: Foreign) -> dict[str, Any]:
 
 
 def _subsets(folder: str, root: Path, found: Foreign, *, is_reg: bool) -> list[dict[str, Any]]:
-    """A subset for each folder ``N_name`` (sd-scripts v0.10.1 config_util.py:607)."""
+    """Return a subset for each folder ``N_name`` (sd-scripts v0.10.1 config_util.py:607)."""
     head: dict[str, Any] = {"is_reg": True} if is_reg else {}
     try:
         below = sorted(path for path in (root / Path(folder).expanduser()).iterdir() if path.is_dir())

@@ -61,7 +61,7 @@ _KEPT_WHEN_ZERO = ("max_data_loader_n_workers",)
 
 
 def read_window(document: Mapping[str, Any]) -> Foreign:
-    """What the window would hand to train_network.py, as its kohya_gui/lora_gui.py makes it from these settings."""
+    """Return what kohya_gui/lora_gui.py would hand to train_network.py for these settings."""
     found, others = Foreign(), []
     for key, value in document.items():
         name = _NAMES.get(key, key)
@@ -110,7 +110,7 @@ def _read_network(document: Mapping[str, Any], found: Foreign) -> None:
 
 
 def _read_rates(document: Mapping[str, Any], found: Foreign) -> None:
-    """A learning rate of 0 means: not this half."""
+    """Leave out the half whose learning rate is 0."""
     rates = {name: document.get(name) for name in ("text_encoder_lr", "unet_lr")}
     zero = [name for name, rate in rates.items() if rate is not None and str(rate).strip() in ("0", "0.0")]
     if len(zero) == 1:
@@ -120,7 +120,7 @@ def _read_rates(document: Mapping[str, Any], found: Foreign) -> None:
 
 
 def _read_length(document: Mapping[str, Any], found: Foreign) -> None:
-    """The window's epochs count only without max_train_epochs and max_train_steps; they are its cycles, too."""
+    """Take the window's epochs only without max_train_epochs and max_train_steps; they are its cycles, too."""
     epoch = document.get("epoch")
     if epoch in _UNSET:
         return

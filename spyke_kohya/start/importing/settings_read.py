@@ -49,7 +49,7 @@ def read_config_file(document: Mapping[str, Any]) -> Foreign:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a shell; of a text with an open quote, what blanks divide."""
+    """Return the words of a shell; of a text with an open quote, what blanks divide."""
     try:
         return shlex.split(text)
     except ValueError:
@@ -57,7 +57,7 @@ def split_words(text: str) -> list[str]:
 
 
 def read_command(text: str) -> Foreign:
-    """The words of a shell's command; a trailing backslash, caret or backtick goes on with the next line."""
+    """Return the words of a shell's command; a trailing backslash, caret or backtick goes on with the next line."""
     joined = re.sub(r"[\\^`][ \t]*\r?\n", " ", text)
     try:
         words = shlex.split(joined, comments=True)
