@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from spyke_kohya.dataset import copies as likeness
 from spyke_kohya.dataset.copies import (
+    SIDE,
     Alike,
     Fingerprint,
     alike,
@@ -122,3 +124,33 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(DatasetError, match="can't be read") as refused:
         fingerprint(Path(tmp_path / "a.png"))
     assert refused.value.where.endswith("a.png")
+
+
+def pattern(amplitude, period):
+    """Stripes of brightness about the middle, (9, 9, 3)."""
+    stripes = np.where(np.arange(SIDE) // period % 2 == 0, amplitude, -amplitude)
+    return 128 + np.broadcast_to(stripes[None, :, None], (SIDE, SIDE, 3)).astype(float)
+
+
+def contrast(look):
+    return float(np.sqrt(((look - look.mean((0, 1))) ** 2).mean()))
+
+
+@pytest.mark.parametrize(("change", "is_copy"), [(13, True), (14, False)])
+def test_copies_differ_by_less_than_22_hundredths_of_their_contrast(change, is_copy):
+    one = pattern(60, 1)
+    other = one + pattern(change, 2).transpose(1, 0, 2) - 128
+    difference = float(np.sqrt(((one - other) ** 2).mean()))
+    share = difference / np.sqrt((contrast(one) ** 2 + contrast(other) ** 2) / 2)
+    assert 0.21 < share < 0.24
+    assert (share <= 0.22) == is_copy
+    looks = [look.astype(np.uint8).tobytes() for look in (one, other)]
+    assert bool(list(alike(looks))) == is_copy
+
+
+@pytest.mark.parametrize(("amplitude", "is_copy"), [(3, False), (4, True)])
+def test_what_varies_by_less_than_3_levels_is_like_nothing(amplitude, is_copy):
+    look = pattern(amplitude, 1)
+    assert (contrast(look) >= 3) == is_copy
+    assert abs(contrast(look) - 3) < 1
+    assert bool(list(alike([look.astype(np.uint8).tobytes()] * 2))) == is_copy

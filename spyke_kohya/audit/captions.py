@@ -33,11 +33,11 @@ class Rules:
 def check_captions(scan: Scan, captions: Iterable[Caption], rules: Rules) -> list[Finding]:
     """Return findings on the captions that ``read_captions`` gives, in the order of the scan's images."""
     remaining = iter(captions)
-    findings: dict[Finding, None] = {}  # a folder of two datasets is told about once
+    findings: dict[Finding, None] = {}  # a folder of two datasets is reported once
     for dataset in scan.datasets:
         for subset in dataset.subsets:
-            told = [caption for _, caption in zip(subset.images, remaining, strict=False)]
-            findings |= dict.fromkeys(_check_subset(subset, told, rules))
+            of_subset = [caption for _, caption in zip(subset.images, remaining, strict=False)]
+            findings |= dict.fromkeys(_check_subset(subset, of_subset, rules))
     return list(findings)
 
 

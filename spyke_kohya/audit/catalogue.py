@@ -188,8 +188,8 @@ _WRITTEN: Mapping[str, Entry] = {
     ),
     "images.duplicate": Entry("A picture that is there twice is learnt twice as much, unseen by num_repeats.", _OURS),
     "images.near-duplicate": Entry(
-        "Two copies in other sizes or formats count as two pictures. They are told by their looks, 9x9 colours, that "
-        "differ by less than a quarter of their contrast; `holdout` and `evaluate` go by the same rule.",
+        "Two copies in other sizes or formats count as two pictures. They are found by comparing 9x9 colours of "
+        "each, which differ by less than a quarter of their contrast; `holdout` and `evaluate` go by the same rule.",
         _OURS,
     ),
     "images.mirrored": Entry("A mirrored copy says nothing new, and turns what has a left and a right.", _OURS),
@@ -233,7 +233,8 @@ _WRITTEN: Mapping[str, Entry] = {
         "Regularisation images teach what is not the character; under the trigger they teach the contrary.", _OURS
     ),
     "captions.tag-everywhere": Entry(
-        "A tag that is in every caption can't be told from the trigger, so each learns half of what it means.", _OURS
+        "A tag that is in every caption can't be separated from the trigger, so each learns half its meaning.",
+        _OURS,
     ),
     "repeats.stated-twice": Entry(
         "A folder named 10_x says 10 repeats only with --train_data_dir. With a dataset preset num_repeats alone "

@@ -133,14 +133,14 @@ def _engine_python(engine: Engine, patient: Patient) -> Iterator[Check]:
         yield _unusable(engine, fault.what)
         return
     try:
-        told: dict[str, Any] = json.loads(answer.stdout)
+        found: dict[str, Any] = json.loads(answer.stdout)
     except ValueError:
         last_words = answer.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         yield _unusable(engine, last_words or f"it ended with exit code {answer.returncode} and no answer")
         return
-    yield _modules(engine, wanted, told)
-    if "torch" in told:
-        yield _device(told, patient)
+    yield _modules(engine, wanted, found)
+    if "torch" in found:
+        yield _device(found, patient)
     yield _launcher(engine)
 
 
@@ -149,20 +149,20 @@ def _unusable(engine: Engine, why: str) -> Check:
     return Check("engine's Python", "fault", f"{engine.python}: {why}", remedy)
 
 
-def _modules(engine: Engine, wanted: list[str], told: Mapping[str, Any]) -> Check:
-    about = f"Python {told['python']} at {engine.python}"
-    if not told["missing"]:
+def _modules(engine: Engine, wanted: list[str], found: Mapping[str, Any]) -> Check:
+    about = f"Python {found['python']} at {engine.python}"
+    if not found["missing"]:
         return Check("engine's Python", "ok", f"{about} has all {len(wanted)} modules that sd-scripts imports")
     remedy = f"{engine.python} -m pip install -r {engine.directory}/requirements.txt, or `make setup`"
-    return Check("engine's Python", "fault", f"{about} lacks {', '.join(told['missing'])}", remedy)
+    return Check("engine's Python", "fault", f"{about} lacks {', '.join(found['missing'])}", remedy)
 
 
-def _device(told: Mapping[str, Any], patient: Patient) -> Check:
-    about = f"torch {told['torch']} can use {', '.join(told['devices'])}"
+def _device(found: Mapping[str, Any], patient: Patient) -> Check:
+    about = f"torch {found['torch']} can use {', '.join(found['devices'])}"
     target = patient.preset.launch.target if patient.preset else None
-    if target is None or target in told["devices"]:
+    if target is None or target in found["devices"]:
         return Check("device", "ok", about)
-    remedy = f'set [launch] target = "{told["devices"][0]}", or train where there is {target}'
+    remedy = f'set [launch] target = "{found["devices"][0]}", or train where there is {target}'
     return Check("device", "fault", f"{about}; the preset's target is {target}", remedy)
 
 

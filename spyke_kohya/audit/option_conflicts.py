@@ -26,7 +26,7 @@ def check_options(preset: TrainingPreset, where: str, datasets: tuple[ResolvedDa
     options = preset.effective_options
     splits = [dataset.validation_split for dataset in datasets] or [options["validation_split"]]
     rows = [dataset.batch_size * dataset.resolution[0] * dataset.resolution[1] // 64 for dataset in datasets]
-    told = options | {"validation_split": max(splits), "rows_a_batch": max(rows, default=0)}
+    stated = options | {"validation_split": max(splits), "rows_a_batch": max(rows, default=0)}
     return [
         Finding(
             rule.code,
@@ -35,7 +35,7 @@ def check_options(preset: TrainingPreset, where: str, datasets: tuple[ResolvedDa
             f"on {target}: {rule.reason}",
             rule.remedy,
         )
-        for rule in rules_broken(target, told)
+        for rule in rules_broken(target, stated)
     ] + [*_rates(preset, where), *_network(options, where)]
 
 

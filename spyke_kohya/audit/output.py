@@ -79,7 +79,7 @@ def _room(directory: Path, plan: Plan | None, place: str) -> list[Finding]:
 
 
 def _overwritten(directory: Path, plan: Plan | None, place: str) -> list[Finding]:
-    """sd-scripts writes over what has its name, without a word (sd-scripts v0.10.1 train_network.py:1296)."""
+    """Report files that sd-scripts would write over; it doesn't ask (sd-scripts v0.10.1 train_network.py:1296)."""
     files = [saved.file for saved in plan.checkpoints] if plan else []
     standing = [file for file in files if os.path.isfile(directory / file)]  # noqa: PTH113 - it never raises
     if not standing:

@@ -100,7 +100,7 @@ def group_alike(fingerprints: Sequence[Fingerprint]) -> list[int]:
 
 
 def alike(looks: Sequence[bytes]) -> Iterator[Alike]:
-    """Every picture whose look is like an earlier one's, or like its mirror image; each is told once, with the first.
+    """Yield every picture that looks like an earlier one or its mirror image, once, with the first such picture.
 
     All pairs of 10,000 are compared in about a second.
     """

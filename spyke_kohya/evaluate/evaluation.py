@@ -109,17 +109,17 @@ def measure(
     write_request(subject.run, request)
     if not request.missing:
         return None
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     run_program(
         [str(engine.python), str(PROGRAM), str(subject.run.evaluation_request)],
         environment=program_environment(subject.target, inherited),
         cwd=subject.root,
         log=subject.run.path / LOG_NAME,
-        on_line=_Listener(told, listen, time.monotonic),
+        on_line=_Listener(messages, listen, time.monotonic),
     )
-    if not told or told[-1].get("stage") != "measured":
+    if not messages or messages[-1].get("stage") != "measured":
         raise EngineError("the evaluation ended before its end", where=str(subject.run.path / LOG_NAME))
-    last = told[-1]
+    last = messages[-1]
     names = ("forward_s", "text_s", "loaded_s", "total_s", "most_memory_bytes")
     return Cost(**{name: last[name] for name in names})
 
@@ -128,9 +128,9 @@ class _Listener:
     """Reads the program's lines: those that are JSON are progress, the time left comes from the pace so far."""
 
     def __init__(
-        self, told: list[dict[str, Any]], listen: Callable[[Progress], None], clock: Callable[[], float]
+        self, messages: list[dict[str, Any]], listen: Callable[[Progress], None], clock: Callable[[], float]
     ) -> None:
-        self._told = told
+        self._messages = messages
         self._listen = listen
         self._clock = clock
         self._began: tuple[float, int] | None = None
@@ -142,7 +142,7 @@ class _Listener:
             return
         if not isinstance(said, dict):
             return
-        self._told.append(said)
+        self._messages.append(said)
         self._listen(
             Progress(said["stage"], said["done"], said["total"], said.get("checkpoint", ""), self._left_s(said))
         )

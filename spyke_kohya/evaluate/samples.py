@@ -81,8 +81,8 @@ def render(
 ) -> Path:
     """Render what isn't there yet, in one process for all checkpoints; gives the folder of the pictures.
 
-    ``listen`` is told how many of how many pictures are there. Raises EngineError when the engine has no gen_img.py or
-    it fails.
+    ``listen`` is called with the number of pictures that are there, and that are needed.
+    Raises EngineError when the engine has no gen_img.py or it fails.
     """
     folder = subject.run.samples
     missing = [cell for cell in grid.pictures if not (folder / cell.file).is_file()]

@@ -128,8 +128,8 @@ def make_plan(
     """Return what sd-scripts will do with the scanned datasets; None where it would stop with an exception.
 
     ``options`` are those that the training preset sets, ``where`` names it; with ``save_states`` the launcher has
-    states saved. The findings say what stops a run, and what
-    sd-scripts does silently that was hardly meant. Where there is nothing to train on, the plan is one of no steps.
+    states saved. The findings say what stops a run, and what is
+    probably a mistake though sd-scripts does it silently. Where there is nothing to train on, the plan has no steps.
     """
     seed = options.get("seed")
     datasets, findings = count_datasets(scan, seed if isinstance(seed, int) else None)
@@ -211,7 +211,7 @@ def _steps_source(options: Mapping[str, object]) -> StepsSource:
 def _length_findings(options: Mapping[str, object], place: str) -> Iterator[Finding]:
     source = _steps_source(options)
     if source == "default":
-        message = "neither max_train_epochs nor max_train_steps is set: sd-scripts trains 1600 steps without a word"
+        message = "max_train_epochs and max_train_steps are not set: sd-scripts silently trains 1600 steps"
         yield error("plan.steps-defaulted", place, message, "set max_train_epochs")
     elif source == "max_train_epochs" and options.get("max_train_steps") is not None:
         message = "max_train_epochs and max_train_steps are both set: sd-scripts ignores max_train_steps"

@@ -19,7 +19,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def read_losses(path: Path) -> LossCurve:
-    """Losses from a CSV file, an event file, a folder of event files, or else a saved console, told apart by name.
+    """Read losses from a CSV file, an event file, a folder of event files, or else a saved console, known by its name.
 
     Raises UsageError when there is no such file, NothingToRank or EngineError when it holds no usable losses.
     """

@@ -122,7 +122,7 @@ def _about_averages(ranking: TrainingRanking) -> str:
             "which overstates the noise where an epoch is longer. Name the real one with --window."
         )
     if ranking.ranks_nothing:
-        return "Between two checkpoints the mean loss can be told: see the block means."
+        return "Between two checkpoints the mean loss is known: see the block means."
     if ranking.regime == "mixed":
         first = [
             row.step for row in ranking.by_step if row.step * ranking.micro_batches_per_step < (ranking.window or 0)
