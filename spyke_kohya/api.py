@@ -321,7 +321,7 @@ def runs(directory: Path = Path("output")) -> list[RunSummary]:
 def compare(first: Path, second: Path) -> list[Difference]:
     """Return the settings in which two runs differ."""
     from spyke_kohya.record.rundir import RunDirectory
-    from spyke_kohya.repeat.comparison import differences
+    from spyke_kohya.repeat.replay import differences
 
     return differences(RunDirectory(first), RunDirectory(second))
 

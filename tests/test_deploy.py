@@ -530,6 +530,16 @@ def test_a_deployment_that_is_killed_loses_no_file(run, comfy, step):
     assert old in files_in(comfy / "models/loras").values()
 
 
+def test_the_next_deployment_removes_what_a_killed_one_left_a_day_ago(run, comfy):
+    place, day = find_place(comfy), 24 * 3600
+    ages = {".0123456789abcdef.new": 2 * day, ".fedcba9876543210.new": day // 2, ".my-notes.new": 2 * day}
+    for name, age in ages.items():
+        (place.folder / name).write_bytes(b"half a LoRA")
+        os.utime(place.folder / name, times=(NOW.timestamp() - age,) * 2)
+    deploy(choose(run), place, now=NOW)
+    assert sorted(files_in(place.folder).keys() & ages.keys()) == [".fedcba9876543210.new", ".my-notes.new"]
+
+
 def test_a_folder_that_cannot_be_synced_is_no_fault(run, comfy, monkeypatch):
     """Some network shares refuse it."""
     sync = os.fsync

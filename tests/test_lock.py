@@ -98,7 +98,7 @@ WRONG_SHAPES = [
     ("engine true", "engine: ", lambda lock: lock | {"engine": True}),
     ("images 0", "images: ", lambda lock: lock | {"images": 0}),
     ("packages []", "engine.packages: ", lambda lock: lock | {"engine": lock["engine"] | {"packages": []}}),
-    ("a list", "no whole lock", lambda lock: []),
+    ("a list", "not complete", lambda lock: []),
     ("another version", "lock_version: ", lambda lock: lock | {"lock_version": 2}),
 ]  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_a_lock_of_the_wrong_shape_is_refused_with_its_part_by_name(work):
         with pytest.raises(PresetError, match="can't be read"):
             read_lock(path)
     done = spyke("train", "small", "--locked", cwd=work)
-    assert (done.returncode, "lock the preset again" in done.stderr) == (3, True)
+    assert (done.returncode, "spyke-kohya lock PRESET" in done.stderr) == (3, True)
 
 
 def test_options_that_were_changed_in_the_lock_are_drift(work):

@@ -21,7 +21,7 @@ from spyke_kohya.rank.logs import read_losses
 from spyke_kohya.record.exclusive import output_lock
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.record.runs import deletable, delete, find_runs
-from spyke_kohya.repeat.comparison import differences
+from spyke_kohya.repeat.replay import differences
 from spyke_kohya.report.overview import summarize
 from spyke_kohya.run.watch import follow
 from tests.commands import PROJECT, spyke
@@ -212,7 +212,10 @@ def test_a_run_whose_wrapper_was_killed_is_stale_and_not_running(tmp_path, runs)
         assert summarize(RunDirectory(runs[0])).status == status
     (runs[0] / "run.json").write_text(json.dumps(record | {"wrapper": {"pid": gone.pid, "started": "x"}}))
     watched = spyke("watch", runs[0])
-    assert (watched.returncode, watched.stdout.startswith("stale: its wrapper ended without a word")) == (0, True)
+    assert (watched.returncode, watched.stdout.startswith("stale: it was killed, or the machine went down")) == (
+        0,
+        True,
+    )
 
 
 def test_scratch_of_smoke_runs_goes_after_a_day(tmp_path):

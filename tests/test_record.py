@@ -19,8 +19,7 @@ from spyke_kohya.record.record import Record, SavedCheckpoint, parse_record, rea
 from spyke_kohya.record.redact import Redactor
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.record.runs import deletable, find_runs
-from spyke_kohya.repeat.comparison import differences
-from spyke_kohya.repeat.replay import recorded_preset
+from spyke_kohya.repeat.replay import differences, recorded_preset
 from spyke_kohya.report.data import read_report_data
 from spyke_kohya.report.html import report_html
 from spyke_kohya.report.markdown import summary_markdown

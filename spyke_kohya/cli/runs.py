@@ -45,7 +45,7 @@ def runs_command(paths: Sequence[Path], png: Path | None, gc: bool, yes: bool, a
 
 def _compare(first: Path, second: Path, png: Path | None, as_json: bool) -> None:
     from spyke_kohya.record.rundir import RunDirectory
-    from spyke_kohya.repeat.comparison import differences
+    from spyke_kohya.repeat.replay import differences
     from spyke_kohya.report.drawings import write_comparison_png
     from spyke_kohya.report.overview import comparison_text, ranked, summarize
 

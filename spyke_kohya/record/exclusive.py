@@ -1,7 +1,7 @@
-"""One run an output directory: the lock on it, and what an earlier run that ended without a word has left.
+"""Let one run at a time train into an output directory, and find what an earlier run that was killed has left.
 
-The lock is the kernel's own, on the directory itself, and is gone with the process that held it, however it ended. Who
-holds it is told by that run's record: the process id and its start.
+The lock is the kernel's own, on the directory itself. It is gone with the process that held it, however that ended.
+The record of the run that holds it has the process id and its start.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from spyke_kohya.process.process_table import (
     working_directory,
 )
 from spyke_kohya.record.record import STALE, UNFINISHED, Record, amend_record, read_record
-from spyke_kohya.record.rundir import RunDirectory, runs_under
+from spyke_kohya.record.rundir import RunDirectory, runs_under, unwritable
 
 
 @dataclass(frozen=True)
 class StaleRun:
-    """A run whose record says running and whose wrapper is gone; the processes ``left`` of it are in ``groups``.
+    """A run that is recorded as running, of which the launching process is gone.
 
-    ``is_marked``: the record says stale already.
+    ``left`` are the processes that still run, ``groups`` their groups. ``is_marked``: the record says stale already.
     """
 
     run: RunDirectory
@@ -45,26 +45,18 @@ class StaleRun:
 def output_lock(output_dir: Path) -> Iterator[None]:
     """Hold an output directory, which is made if need be.
 
-    Raises PresetError when it can't be written, and when another run holds it, which is named.
+    Raises PresetError when it can't be written, and when another run holds it; the message names that run.
     """
-    handle = _open(output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(output_dir, os.O_RDONLY)
+    except OSError as fault:
+        raise unwritable(output_dir, fault) from fault
     try:
         _acquire(handle, output_dir)
         yield
     finally:
         os.close(handle)
-
-
-def _open(output_dir: Path) -> int:
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        return os.open(output_dir, os.O_RDONLY)
-    except OSError as fault:
-        raise PresetError(
-            f"the output directory can't be written: {fault.strerror}",
-            where=str(output_dir),
-            remedy="choose another [train_network] output_dir, or give yourself the right to write there",
-        ) from fault
 
 
 def _acquire(handle: int, output_dir: Path) -> None:
@@ -74,15 +66,15 @@ def _acquire(handle: int, output_dir: Path) -> None:
     except OSError as fault:
         if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise _held(output_dir, live_run(output_dir)) from fault
-        has_locks = False  # as on some network file systems: the records alone tell
+        has_locks = False  # as on some network file systems: only the records show who trains
     if live := live_run(output_dir, or_unknown=not has_locks):
         raise _held(output_dir, live)
 
 
 def live_run(output_dir: Path, *, or_unknown: bool = False) -> str:
-    """The run that trains into ``output_dir`` now, by its name and process; empty where no record tells.
+    """Return the name and the process of the run that trains into ``output_dir`` now; "" where no record shows one.
 
-    With ``or_unknown`` one of which that can't be known counts too.
+    With ``or_unknown`` a run counts too where that can't be known.
     """
     for run in runs_under(output_dir):
         record = read_record(run)
@@ -101,9 +93,9 @@ def _held(output_dir: Path, by: str) -> PresetError:
 
 
 def stale_runs(output_dir: Path) -> list[StaleRun]:
-    """The runs here that are on record as running and are not, newest first, and what is left of their processes.
+    """Find the runs here that are recorded as running and do not run, newest first, and their remaining processes.
 
-    Who holds the lock asks: a run of which nothing can be known is none that runs here now.
+    The caller holds the lock, so a run of which nothing can be known does not run here now.
     """
     found = []
     for run in runs_under(output_dir):
@@ -119,15 +111,15 @@ def stale_runs(output_dir: Path) -> list[StaleRun]:
 
 
 def mark_stale(stale: StaleRun, now: datetime) -> None:
-    """Write into the run's record how it ended, as far as anyone can know. Raises OSError and ValueError."""
+    """Write into the run's record that it ended and nobody recorded how. Raises OSError and ValueError."""
     amend_record(stale.run, status="stale", reason=STALE, found_stale_at=now.isoformat(timespec="seconds"))
     stale.run.reserve.unlink(missing_ok=True)
 
 
 def _left_of(engine: ProcessMark | None, run: RunDirectory) -> list[RunningProcess]:
-    """What still runs of a run's engine: the groups of the leader on record, and of whoever logs into this run.
+    """Find the processes of a run's engine: the groups of the recorded leader, and of all that log into this run.
 
-    A wrapper may be killed before it has noted the leader, and a leader may be gone before its trainer.
+    The launching process may be killed before it records the leader. The leader may end before its trainer.
     """
     table = running_processes()
     ours = (process for process in table if (engine and is_marked(process, engine)) or _logs_into(run, process))
@@ -136,11 +128,11 @@ def _left_of(engine: ProcessMark | None, run: RunDirectory) -> list[RunningProce
 
 
 def _logs_into(run: RunDirectory, process: RunningProcess) -> bool:
-    """Whether a process was told to log into this very run: another folder may have a run of the same name."""
+    """Check whether a process logs into this very run: another folder may have a run of the same name."""
     ending = f"/{run.path.name}/{run.tensorboard.name}"
-    _, told, rest = process.command.partition("--logging_dir=")
+    _, option, rest = process.command.partition("--logging_dir=")
     logging_dir, ended, _ = rest.partition(ending)
-    if not (told and ended):
+    if not (option and ended):
         return False
     at = working_directory(process.pid)
     return at is not None and (at / f"{logging_dir}{ending}").resolve() == run.tensorboard.resolve()

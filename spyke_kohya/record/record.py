@@ -7,7 +7,7 @@ Reading is lenient. What is wrong with one value costs that value, which then is
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ from spyke_kohya.record.rundir import RunDirectory
 
 SCHEMA_VERSION = 1
 UNFINISHED = ("prepared", "running")
-STALE = "its wrapper ended without a word: it was killed, or the machine went down"
+STALE = "it was killed, or the machine went down: nothing recorded its end"
 UNREADABLE = "unreadable"
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -55,9 +55,6 @@ class SavedCheckpoint:
     sha256: str = ""
     problem: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class SavedState:
@@ -69,14 +66,14 @@ class SavedState:
 
 
 class RecordedDeploy(_Part):
-    """Where the preset would have its checkpoint put; whoever uses the name checks it."""
+    """The table [deploy] of the preset; the reader of ``name`` must check it."""
 
     to: str | None = None
     name: str | None = None
 
 
 class PresetDocument(_Part):
-    """The training preset as it was in force: its own tables are kept as they are."""
+    """The training preset with the values that it was started with."""
 
     expect: Expect = Expect()
     deploy: RecordedDeploy = RecordedDeploy()
@@ -93,7 +90,6 @@ class RecordedPreset(_Part):
 class PlannedFile(_Part):
     """A checkpoint of the plan."""
 
-    step: _Count
     file: str
 
 
@@ -108,7 +104,7 @@ class PlannedFolder(_Part):
 
 
 class RecordedPlan(_Part):
-    """What ``plan --json`` said; ``folders`` and ``buckets`` are lists by dataset."""
+    """The plan, as ``plan --json`` prints it; ``folders`` and ``buckets`` are lists by dataset."""
 
     num_train_images: _Count | None = None
     num_reg_images: _Count | None = None
@@ -130,7 +126,7 @@ class RecordedEngine(_Part):
 
 
 class ResumedFrom(_Part):
-    """The run before a resumed one, by its directory's name, and the step after which it was gone on with."""
+    """The run before a resumed one, by its directory's name, and the step after which the resumed one starts."""
 
     run: Annotated[str, Field(pattern=r"^[^/\x00]+$")]
     step: _Count
@@ -196,12 +192,8 @@ class Record(_Part):
         return settings
 
     @property
-    def is_readable(self) -> bool:
-        return self.status != UNREADABLE
-
-    @property
     def true_now(self) -> Record:
-        """The record with the status that is true now: stale where it says running and nobody runs it."""
+        """The record with the status that is true now: stale where it says running and no process runs it."""
         if self.status not in UNFINISHED or self.wrapper is None or is_running(self.wrapper) is not False:
             return self
         return self.model_copy(update={"status": "stale", "reason": STALE})
@@ -211,7 +203,7 @@ class Record(_Part):
         return parse_record(self.to_dict() | from_json(to_json(values)))
 
     def to_dict(self) -> dict[str, Any]:
-        """What is written: all that was ever set, and no default."""
+        """Return what is written: all that was ever set, and no default."""
         written: dict[str, Any] = self.model_dump(mode="json", exclude_unset=True)
         return written
 
@@ -250,7 +242,7 @@ def _taken_out(document: dict[str, Any], faults: list[ErrorDetails]) -> dict[str
 
 
 def _place_in(document: Any, place: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The part of a place that is there: of a table that lacks something, the table itself."""
+    """Return the part of a place that exists: of a table that lacks something, the table itself."""
     for depth, key in enumerate(place):
         if not (key in document if isinstance(document, dict) else isinstance(key, int) and key < len(document)):
             return place[:depth]
@@ -289,7 +281,7 @@ def _write(run: RunDirectory, document: dict[str, Any]) -> None:
 
 
 def _document(file: Path) -> dict[str, Any]:
-    """The JSON of a regular file: of a pipe nothing would ever come. Raises OSError and ValueError."""
+    """Read the JSON table of a regular file: a pipe might never end. Raises OSError and ValueError."""
     if file.exists() and not file.is_file():
         raise ValueError("it is not a regular file")
     document = from_json(file.read_bytes())

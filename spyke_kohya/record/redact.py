@@ -18,7 +18,7 @@ _KEY_BESIDE_NAME = re.compile(r"(?i)(wandb[\w -]*key\W{1,4}|api[_-]?key\W{1,4}|n
 _SECRET_NAME = re.compile(r"(TOKEN|API_KEY|APIKEY|SECRET|PASSWORD)S?$", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 
-Told = TypeVar("Told")
+Value = TypeVar("Value")
 
 
 class Redactor:
@@ -29,32 +29,29 @@ class Redactor:
         self._home = None if home == Path("/") else re.compile(re.escape(str(home)) + r"(?![\w.-])")
 
     def text(self, text: str) -> str:
-        """``text`` without secrets, the home directory as ``~``."""
-        return self._home.sub("~", self.without_secrets(text)) if self._home else self.without_secrets(text)
-
-    def without_secrets(self, text: str) -> str:
+        """Return ``text`` without secrets, the home directory as ``~``."""
         for secret in self.secrets:
             text = text.replace(secret, HIDDEN)
-        return _KEY_BESIDE_NAME.sub(rf"\g<1>{HIDDEN}", _TOKEN.sub(HIDDEN, text))
+        text = _KEY_BESIDE_NAME.sub(rf"\g<1>{HIDDEN}", _TOKEN.sub(HIDDEN, text))
+        return self._home.sub("~", text) if self._home else text
 
     def value(self, value: Any) -> Any:
-        """A JSON value, redacted all the way down; the keys stay."""
+        """Redact all texts of a JSON value; the keys stay."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
             return {key: self.value(item) for key, item in value.items()}
         return [self.value(item) for item in value] if isinstance(value, list | tuple) else value
 
-    def event(self, event: Told) -> Told:
-        """A dataclass of plain values with its texts redacted."""
-        texts = {field.name: getattr(event, field.name) for field in fields(event)}  # type: ignore[arg-type]
-        clean = {name: self.text(text) for name, text in texts.items() if isinstance(text, str)}
-        changed = {name: text for name, text in clean.items() if text != texts[name]}
-        return replace(event, **changed) if changed else event  # type: ignore[type-var]
+    def event(self, event: Value) -> Value:
+        """Redact the texts of a dataclass of plain values."""
+        values = {field.name: getattr(event, field.name) for field in fields(event)}  # type: ignore[arg-type]
+        clean = self.value(values)
+        return event if clean == values else replace(event, **clean)  # type: ignore[type-var]
 
 
 def restored(value: Any, home: Path) -> Any:
-    """A redacted JSON value with the home directory of this machine put back where ``~`` begins a path."""
+    """Put this machine's home directory back into a redacted JSON value, where ``~`` begins a path."""
     if isinstance(value, str):
         return re.sub(r"(^|[=\s:'\"])~(?=/|$)", lambda match: match[1] + str(home), value)
     if isinstance(value, Mapping):
@@ -70,30 +67,20 @@ class SecretMask:
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What can be passed on; the beginning of what may become a secret is held back."""
-        if not self._secrets:
-            return data
-        masked = self._mask(self._held + data)
-        keep = self._undecided(masked)
-        self._held = masked[len(masked) - keep :]
-        return masked[: len(masked) - keep]
-
-    def finish(self) -> bytes:
-        """What was held back."""
-        held, self._held = self._held, b""
-        return held
-
-    def _mask(self, data: bytes) -> bytes:
+        """Return what can be passed on; hold back the end of it that may be the beginning of a secret."""
+        data = self._held + data
         for secret in self._secrets:
             data = data.replace(secret, b"*" * len(secret))
-        return data
+        longest = min(len(data), max(map(len, self._secrets), default=1) - 1)
+        starts = range(len(data) - longest, len(data))
+        cut = next((at for at in starts if any(secret.startswith(data[at:]) for secret in self._secrets)), len(data))
+        self._held = data[cut:]
+        return data[:cut]
 
-    def _undecided(self, data: bytes) -> int:
-        longest = max(map(len, self._secrets)) - 1
-        for length in range(min(longest, len(data)), 0, -1):
-            if any(secret.startswith(data[-length:]) for secret in self._secrets):
-                return length
-        return 0
+    def finish(self) -> bytes:
+        """Return what was held back."""
+        held, self._held = self._held, b""
+        return held
 
 
 def _secrets_in(environment: Mapping[str, str]) -> set[str]:

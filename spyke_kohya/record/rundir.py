@@ -17,83 +17,42 @@ _STAMP_FORMAT = "%Y%m%d-%H%M%S"
 _STAMP = re.compile(r"\d{8}-\d{6}")
 
 
+class _Inside:
+    """A file or a folder of a run directory, by its name there."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: RunDirectory, _: type[RunDirectory]) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """``OUTPUT_DIR/runs/YYYYmmdd-HHMMSS-OUTPUT_NAME``; ``path`` may be relative to the run's root."""
 
     path: Path
 
+    record = _Inside("run.json")
+    command = _Inside("command.sh")
+    accelerate_config = _Inside("accelerate.yaml")
+    dataset_config = _Inside("dataset.toml")
+    console = _Inside("console.log")
+    lock = _Inside("lock.json")  # the lock that a run was held to, where it was
+    losses = _Inside("losses.csv")
+    events = _Inside("events.jsonl")
+    tensorboard = _Inside("tensorboard")
+    reserve = _Inside(".reserve")  # bytes kept for the last record of a run that fills the disk, until the run ends
+    segment = _Inside("segment")  # where sd-scripts saves what a resumed run saves: its step numbers start anew
+    evaluation = _Inside("evaluate.csv")  # every loss that `evaluate` measured, a row each
+    evaluation_request = _Inside("evaluate.json")  # what was measured, on which pictures and how
+    samples = _Inside("samples")  # the pictures that `samples` rendered
+    contact_sheet = _Inside("samples.png")  # the same pictures, side by side
+
     @classmethod
     def named(cls, output_dir: Path, output_name: str, now: datetime) -> RunDirectory:
-        """The directory of a run that starts now; nothing is made."""
+        """Return the directory of a run that starts now; nothing is made."""
         return cls(output_dir / RUNS / f"{now.strftime(_STAMP_FORMAT)}-{output_name}")
-
-    @property
-    def record(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def command(self) -> Path:
-        return self.path / "command.sh"
-
-    @property
-    def accelerate_config(self) -> Path:
-        return self.path / "accelerate.yaml"
-
-    @property
-    def dataset_config(self) -> Path:
-        return self.path / "dataset.toml"
-
-    @property
-    def console(self) -> Path:
-        return self.path / "console.log"
-
-    @property
-    def lock(self) -> Path:
-        """The lock that a run was held to, where it was."""
-        return self.path / "lock.json"
-
-    @property
-    def losses(self) -> Path:
-        return self.path / "losses.csv"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def reserve(self) -> Path:
-        """Bytes kept for the last record of a run that fills the disk; gone when the run has ended."""
-        return self.path / ".reserve"
-
-    @property
-    def segment(self) -> Path:
-        """Where sd-scripts puts what a resumed run saves: its step numbers start anew."""
-        return self.path / "segment"
-
-    @property
-    def evaluation(self) -> Path:
-        """Every loss that `evaluate` measured, a row each."""
-        return self.path / "evaluate.csv"
-
-    @property
-    def evaluation_request(self) -> Path:
-        """What was measured, on which pictures and how."""
-        return self.path / "evaluate.json"
-
-    @property
-    def samples(self) -> Path:
-        """The pictures that `samples` rendered."""
-        return self.path / "samples"
-
-    @property
-    def contact_sheet(self) -> Path:
-        """The pictures that `samples` rendered, side by side."""
-        return self.path / "samples.png"
 
     @property
     def output_dir(self) -> Path:
@@ -101,7 +60,7 @@ class RunDirectory:
         return self.path.parent.parent
 
     def under(self, root: Path) -> RunDirectory:
-        """The same directory, seen from anywhere."""
+        """Return the same directory, as an absolute path where ``root`` is one."""
         return RunDirectory(root / self.path)
 
     def create(self) -> None:
@@ -112,15 +71,20 @@ class RunDirectory:
             remedy = "wait a second and start again" if self.path.is_dir() else "move that file, or change output_dir"
             raise PresetError("there is something of this name already", where=str(self.path), remedy=remedy) from fault
         except OSError as fault:
-            raise PresetError(
-                f"the output directory can't be written: {fault.strerror}",
-                where=str(self.output_dir),
-                remedy="choose another [train_network] output_dir, or give yourself the right to write there",
-            ) from fault
+            raise unwritable(self.output_dir, fault) from fault
 
     def append_event(self, event: Mapping[str, Any]) -> None:
         with self.events.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+
+def unwritable(output_dir: Path, fault: OSError) -> PresetError:
+    """Return the error of an output directory that can't be written."""
+    return PresetError(
+        f"the output directory can't be written: {fault.strerror}",
+        where=str(output_dir),
+        remedy="choose another [train_network] output_dir, or give yourself the right to write there",
+    )
 
 
 def not_before(output_dir: Path, now: datetime) -> datetime:
@@ -142,5 +106,5 @@ def _stamp_of(run: RunDirectory) -> datetime | None:
 
 
 def runs_under(output_dir: Path) -> list[RunDirectory]:
-    """The runs recorded under an output directory, newest first: a run's name begins with its time."""
+    """Return the runs recorded under an output directory, newest first: a run's name begins with its time."""
     return [RunDirectory(path) for path in sorted((output_dir / RUNS).glob("*/"), reverse=True)]

@@ -48,12 +48,10 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differenc
 
 
 def identify(loaded: Loaded, found: Scan, engine: Engine, root: Path) -> dict[str, str]:
-    """Return the SHA-256 of each part, found quickly.
+    """Return the SHA-256 of each part, found quickly: this is done before every launch.
 
-    Images count by path, size in bytes and time of change, captions by their words.
-
-    Of a base model's files, which have gigabytes, the size and the first and last megabyte count: time enough to read
-    that and no more before every launch.
+    Images count by path, size in bytes and time of change, captions by their words. Base models have gigabytes, so only
+    the size and the first and last megabyte of their files count.
     """
     preset = loaded.training
     assert preset is not None
@@ -62,7 +60,7 @@ def identify(loaded: Loaded, found: Scan, engine: Engine, root: Path) -> dict[st
     return {
         "settings": _sha256([json.dumps([settings, preset.launch.target], sort_keys=True)]),
         "dataset": _sha256([json.dumps(loaded.dataset_document, sort_keys=True, default=str)]),
-        "images": _sha256(_file_line(root / image.path, image.path) for _, image in found.images()),
+        "images": _sha256(_stamp(root / image.path, image.path) for _, image in found.images()),
         "captions": _sha256(json.dumps([one.image, one.text, one.problem]) for one in read_captions(found)),
         "engine": engine.commit
         or _sha256([f"{engine.script.name} {engine.script.stat().st_size} {sha256_of(engine.script)}"]),
@@ -71,12 +69,12 @@ def identify(loaded: Loaded, found: Scan, engine: Engine, root: Path) -> dict[st
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
-    """Return the parts that are not as they were, in a person's words; a part that was not recorded says nothing."""
+    """Name the parts that have changed; a part that was not recorded does not count."""
     return [words for part, words in PARTS.items() if before.get(part) not in (None, now[part])]
 
 
 def engine_parts(engine: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an engine's parts by what a person calls them; a run's record has no tree."""
+    """Return an engine's parts by their names for a person; a run's record has no tree."""
     tree = {"the tree of sd-scripts": engine["tree"]} if "tree" in engine else {}
     return {"sd-scripts": engine.get("commit"), **tree, **engine.get("packages", {})}
 
@@ -103,7 +101,7 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
-def _file_line(file: Path, name: str) -> str:
+def _stamp(file: Path, name: str) -> str:
     try:
         stat = file.stat()
     except OSError:
@@ -112,7 +110,7 @@ def _file_line(file: Path, name: str) -> str:
 
 
 def _ends(file: Path) -> str:
-    """Return a file as its size and the hash of its first and last megabyte; what can't be read stands for itself."""
+    """Return a file's name, size and the hash of its first and last megabyte; its path where it can't be read."""
     try:
         with file.open("rb") as stream:
             size = file.stat().st_size

@@ -1,7 +1,4 @@
-"""A lock: everything that decides how a training runs, as hashes and values, so that a later one can be the same.
-
-It compares; what a preset means, what is on the disk and which engine there is are left to their own rooms.
-"""
+"""A lock: everything that decides how a training runs, as hashes and values, so that a later one can be the same."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +61,7 @@ class _Lock(BaseModel):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a lock is made in: ``inherited`` is the environment, ``home`` is written as ``~``."""
+    """Where a lock is made: ``inherited`` is the environment, ``home`` is written as ``~``."""
 
     root: Path
     home: Path
@@ -71,12 +69,12 @@ class Surroundings:
 
 
 def lock_path(loaded: Loaded) -> Path:
-    """``presets/NAME.lock`` beside ``presets/NAME.toml``."""
+    """Return ``presets/NAME.lock`` of ``presets/NAME.toml``."""
     return loaded.path.with_suffix(".lock")
 
 
 def make_lock(loaded: Loaded, plan: Plan, found: Scan, engine: Engine, around: Surroundings) -> Document:
-    """The lock of a training preset without faults: no path in it but those that the presets name."""
+    """Return the lock of a training preset without faults. It holds no paths but those that the presets name."""
     preset = loaded.training
     assert preset is not None
     return {
@@ -90,8 +88,8 @@ def make_lock(loaded: Loaded, plan: Plan, found: Scan, engine: Engine, around: S
             "packages": recorded_versions(engine.python),
         },
         "base_model": _base_hash(preset.options, around.root),
-        "images": _hashes(_image_paths(found), around),
-        "captions": _hashes(_caption_paths(found), around),
+        "images": _hashes((image.path for _, image in found.images()), around),
+        "captions": _hashes((caption.file for caption in read_captions(found) if caption.file), around),
         "plan": plan.to_dict(),
     }
 
@@ -103,7 +101,7 @@ def lock_text(lock: Document) -> str:
 
 
 def write_lock(path: Path, lock: Document) -> None:
-    """Write the lock, whole or not at all. Raises PresetError."""
+    """Write the lock, all of it or nothing. Raises PresetError."""
     try:
         write_whole(path, lock_text(lock))
     except OSError as fault:
@@ -113,24 +111,22 @@ def write_lock(path: Path, lock: Document) -> None:
 
 def read_lock(path: Path) -> Document:
     """Read a lock that was written before. Raises PresetError where a part of it is missing or of another type."""
-    remedy = "lock the preset again: spyke-kohya lock PRESET"
+    remedy = "lock the preset: spyke-kohya lock PRESET"
     try:
         lock: Document = json.loads(path.read_bytes())
         _Lock.model_validate(lock)
     except FileNotFoundError as fault:
-        raise PresetError(
-            "there is no lock", where=str(path), remedy="lock the preset: spyke-kohya lock PRESET"
-        ) from fault
+        raise PresetError("there is no lock", where=str(path), remedy=remedy) from fault
     except ValidationError as fault:
         faults = (f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg']}" for one in fault.errors())
-        raise PresetError(f"this is no whole lock: {'; '.join(faults)}", where=str(path), remedy=remedy) from fault
+        raise PresetError(f"this lock is not complete: {'; '.join(faults)}", where=str(path), remedy=remedy) from fault
     except (OSError, ValueError, RecursionError) as fault:
         raise PresetError(f"the lock can't be read: {fault}", where=str(path), remedy=remedy) from fault
     return lock
 
 
 def drift(locked: Document, now: Document, where: str) -> list[Finding]:
-    """Return all that differs from the lock, each an error; nothing where a training would be the same."""
+    """Return each difference from the lock as an error; none where a training would be the same."""
     now = json.loads(lock_text(now))  # as it would be read back
     remedy = "undo the change, or lock the preset again"
     parts = (("preset", ""), ("dataset", "dataset preset: "), ("base_model", "base model: "), ("plan", "plan: "))
@@ -147,25 +143,12 @@ def drift(locked: Document, now: Document, where: str) -> list[Finding]:
 
 
 def tree_of(engine: Engine, inherited: Mapping[str, str]) -> Tree:
-    """Whether the engine's files are those of its commit; "unknown" where git can't tell."""
-    if engine.commit is None:
-        return "unknown"
+    """Return whether the engine's files are those of its commit; "unknown" where git can't be asked."""
     argv = ["git", "-C", str(engine.directory), "status", "--porcelain", "--untracked-files=no"]
-    try:
-        answer = ask(argv, env=inherited, cwd=engine.directory, timeout_s=30.0)
-    except EngineError:  # there is no git
-        return "unknown"
-    if answer.returncode:
-        return "unknown"
-    return "changed" if answer.stdout.strip() else "clean"
-
-
-def _image_paths(found: Scan) -> Iterator[str]:
-    return (image.path for _, image in found.images())
-
-
-def _caption_paths(found: Scan) -> Iterator[str]:
-    return (caption.file for caption in read_captions(found) if caption.file)
+    with suppress(EngineError):  # there is no git
+        if engine.commit and not (answer := ask(argv, env=inherited, cwd=engine.directory, timeout_s=30.0)).returncode:
+            return "changed" if answer.stdout.strip() else "clean"
+    return "unknown"
 
 
 def _hashes(paths: Iterator[str], around: Surroundings) -> dict[str, str]:
@@ -187,7 +170,7 @@ def _hash(file: Path) -> str:
 
 
 def _portable(path: str, around: Surroundings) -> str:
-    """A path as a preset would name it, whoever's machine it is on."""
+    """Return a path as a preset would name it, on any machine."""
     for base, shown in ((around.root, ""), (around.home, "~/")):
         if Path(path).is_relative_to(base):
             return f"{shown}{Path(path).relative_to(base)}"

@@ -1,10 +1,13 @@
-"""A recorded run as a preset again, from its own directory: what it was asked to do, whatever became of the presets."""
+"""Repeat a recorded run, and compare it: its own directory holds what it was asked to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import toml
 
 from spyke_kohya.engine.packages import recorded_versions
 from spyke_kohya.engine.release import Engine
@@ -13,7 +16,9 @@ from spyke_kohya.findings import Finding, warning
 from spyke_kohya.presets.loading import Loaded, apply_setting, load_document
 from spyke_kohya.record.record import RecordedEngine, read_record
 from spyke_kohya.record.rundir import RunDirectory
-from spyke_kohya.repeat.inputs import changed, engine_parts
+from spyke_kohya.repeat.inputs import Difference, changed, engine_parts
+
+_OWN_NAMES = ("output_name", "output_dir")  # two runs always differ in these
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Recorded:
 
 
 def recorded_preset(run: RunDirectory, settings: Sequence[str] = ()) -> Recorded:
-    """The preset of a recorded run, with ``settings`` put over it; its dataset preset is that in the run directory.
+    """Return the preset of a recorded run, changed by ``settings``; its dataset preset is that in the run directory.
 
     Raises PresetError.
     """
@@ -47,9 +52,29 @@ def recorded_preset(run: RunDirectory, settings: Sequence[str] = ()) -> Recorded
 
 
 def engine_drift(recorded: RecordedEngine, engine: Engine) -> list[Finding]:
-    """Return a warning about what of the engine is not as it was when the run was recorded, if anything."""
+    """Warn of each part of the engine that has changed since the run was recorded."""
     before = {"commit": recorded.commit, "packages": recorded.packages}
     now = {"commit": engine.commit, "packages": recorded_versions(engine.python)}
     differ = [str(one) for one in changed(engine_parts(before), engine_parts(now)) if one.first is not None]
     remedy = "the repeated run may differ; put that version back if it must not"
     return [warning("engine.drifted", str(engine.directory), ", ".join(differ), remedy)] if differ else []
+
+
+def differences(first: RunDirectory, second: RunDirectory) -> list[Difference]:
+    """Return what two runs were asked to do differently, by key. Raises PresetError where that can't be read."""
+    return changed(_asked(first), _asked(second))
+
+
+def _asked(run: RunDirectory) -> dict[str, Any]:
+    record = read_record(run, or_raise=PresetError)
+    try:
+        dataset = toml.loads(run.dataset_config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        raise PresetError(f"this run's dataset can't be read: {fault}", where=str(run.dataset_config)) from fault
+    return {
+        "train_network": {name: value for name, value in record.settings.items() if name not in _OWN_NAMES},
+        "target": record.target,
+        "dataset": dataset,
+        "engine": record.engine.commit,
+        "total_steps": record.plan.total_steps,
+    }

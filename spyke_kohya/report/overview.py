@@ -11,7 +11,7 @@ from rich.table import Table
 
 from spyke_kohya.errors import SpykeError
 from spyke_kohya.rank.directory import TrainingResult, rank_best, rank_directory
-from spyke_kohya.record.record import UNFINISHED, read_record
+from spyke_kohya.record.record import UNFINISHED, UNREADABLE, read_record
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.record.runs import Deletable
 from spyke_kohya.repeat.inputs import Difference
@@ -54,7 +54,7 @@ def summarize(run: RunDirectory) -> RunSummary:
         result = rank_directory(run.path)
         best = rank_best(run.path).ranking
     except (SpykeError, OSError) as fault:
-        if record.is_readable and record.status not in UNFINISHED:
+        if record.status not in (*UNFINISHED, UNREADABLE):
             problems += _of_its_own(run, fault)
     ranking = result.ranking if result else None
     return RunSummary(

@@ -1,6 +1,6 @@
-"""Faults seen as they happen: what the engine's events and the time between them mean, and what to do about it.
+"""Recognise faults as they happen, from the engine's events and the time between them, and say what to do.
 
-Knows no process: it is given events and moments (seconds of a clock that never goes back), and gives notices.
+The input is events and moments (seconds of a clock that never goes back), the output notices; no process is known here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import statistics
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from spyke_kohya.engine.events import EngineFault, EngineWarning, Event, Step
@@ -20,7 +21,7 @@ NAN_PATIENCE = 2
 _SILENCE_S = 300.0
 _SILENT_STEPS = 20
 _SLOWER = 3.0
-_SLOWER_BY_S = 0.5  # steps of hundredths of a second vary by more than that for no reason worth a notice
+_SLOWER_BY_S = 0.5  # very short steps always vary by more than the factor
 _STEPS_COMPARED = 20
 _STEPS_TO_WARM_UP = 3
 # What is in the engine's output, what it means and what to do: the sentences are torch's own.
@@ -48,7 +49,7 @@ _SENTENCES: tuple[tuple[str, FaultKind, str], ...] = (
 
 @dataclass(frozen=True)
 class Notice:
-    """A fault, in words for a person. One that ``ends_run`` leaves nothing to hope for."""
+    """A fault, in words for a person. Where it ``ends_run``, to go on makes no sense."""
 
     kind: FaultKind
     message: str
@@ -79,8 +80,7 @@ class FaultWatch:
 
     def handle(self, event: Event, at: float) -> list[Notice]:
         """Return what one event shows."""
-        notices = [*self._read_step(event, at)] if isinstance(event, Step) else [*_recognised(event)]
-        return self._counted(notices)
+        return self._counted(list(self._read_step(event, at) if isinstance(event, Step) else _recognised(event)))
 
     def no_output(self, at: float) -> list[Notice]:
         """Return what the silence since the last output shows."""
@@ -107,19 +107,14 @@ class FaultWatch:
 
     def _read_step(self, step: Step, at: float) -> Iterator[Notice]:
         yield from self._compare_times(at)
-        if step.avr_loss is not None and not math.isfinite(step.avr_loss):
-            yield from self._count_bad(step)
-
-    def _count_bad(self, step: Step) -> Iterator[Notice]:
-        """A step is told when the next one shows, so the run is at one step more than is known."""
+        if step.avr_loss is None or math.isfinite(step.avr_loss):
+            return
         self._first_bad = self._first_bad or step
         self._bad_steps += 1
         message = f"the loss is not a number from step {self._first_bad.step} on"
         remedy = "lower the learning rate; on a Mac, set sdpa = true: the default attention gives NaN there"
-        if self._bad_steps == self._nan_patience:
-            yield Notice("nan", message, remedy, ends_run=True)
-        elif self._bad_steps == 1:
-            yield Notice("nan", message, remedy)
+        if self._bad_steps in (1, self._nan_patience):
+            yield Notice("nan", message, remedy, ends_run=self._bad_steps == self._nan_patience)
 
     def _compare_times(self, at: float) -> Iterator[Notice]:
         before, self._step_at = self._step_at, at
@@ -135,21 +130,16 @@ class FaultWatch:
         first, now = statistics.median(self._warm), statistics.median(self._recent)
         if now > _SLOWER * first and now - first > _SLOWER_BY_S:
             message = f"a step takes {now:.1f} s now, and took {first:.1f} s at first"
-            remedy = (
-                "the machine may be swapping, or hot: close other programs, train with a smaller batch or resolution"
-            )
+            remedy = "close other programs, or set a smaller batch or resolution: the machine may swap, or be hot"
             yield Notice("slowing", message, remedy)
 
 
 def remedy_for(text: str) -> str:
-    """What to do about what the engine said, or ""."""
+    """Return what to do about a message of the engine, or ""."""
     return next((remedy for words, _, remedy in _SENTENCES if words in text), "")
 
 
 def _recognised(event: Event) -> Iterator[Notice]:
-    if not isinstance(event, EngineFault | EngineWarning):
-        return
-    for words, kind, remedy in _SENTENCES:
-        if words in event.text:
-            yield Notice(kind, event.text, remedy)
-            return
+    text = event.text if isinstance(event, EngineFault | EngineWarning) else ""
+    found = (Notice(kind, text, remedy) for words, kind, remedy in _SENTENCES if words in text)
+    return islice(found, 1)

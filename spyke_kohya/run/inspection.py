@@ -1,4 +1,4 @@
-"""A checkpoint is trusted once it has been read: its header, its sizes, and that every number in it is finite."""
+"""Read a whole checkpoint before it is trusted: its header, its sizes, and that every number in it is finite."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def inspect(file: Path) -> Inspection:
             size = file.stat().st_size
             digest = hashlib.sha256()
             read = _hashing(stream, digest)
-            problem = _problem(read, size) if file.suffix == ".safetensors" else _archive_problem(file)
+            if file.suffix == ".safetensors":
+                problem = _problem(read, size)
+            else:
+                problem = "" if zipfile.is_zipfile(file) else "it is cut off, or not a file of torch"
             while read(_CHUNK_BYTES):
                 pass
     except OSError as fault:
@@ -41,7 +44,7 @@ def inspect(file: Path) -> Inspection:
 
 
 def _hashing(stream: BinaryIO, digest: hashlib._Hash) -> _Read:
-    """What reads the next bytes of the stream and adds them to the digest."""
+    """Return a function that reads the next bytes of the stream and adds them to the digest."""
 
     def read(length: int) -> bytes:
         piece = stream.read(length)
@@ -51,20 +54,14 @@ def _hashing(stream: BinaryIO, digest: hashlib._Hash) -> _Read:
     return read
 
 
-def _archive_problem(file: Path) -> str:
-    return "" if zipfile.is_zipfile(file) else "it is cut off, or not a file of torch"
-
-
 def _problem(read: _Read, size: int) -> str:
     try:
         header = parse_header(read, size)
     except TensorFileError as fault:
         return str(fault)
-    whole = header.file_bytes
-    if size != whole:
-        return f"it is cut off: {size} of {whole} bytes" if size < whole else "it is too long"
-    if spoiled := not_finite(read, header):
-        return (
-            f"{len(spoiled)} of its {len(header.tensors)} tensors hold numbers that are not finite, {spoiled[0]} first"
-        )
-    return ""
+    if size != header.file_bytes:
+        return f"it is cut off: {size} of {header.file_bytes} bytes" if size < header.file_bytes else "it is too long"
+    spoiled, total = not_finite(read, header), len(header.tensors)
+    return (
+        f"{len(spoiled)} of its {total} tensors hold numbers that are not finite, {spoiled[0]} first" if spoiled else ""
+    )

@@ -1,4 +1,4 @@
-"""What a run will be started with: the locked command and every file it is given, decided before anything happens."""
+"""Decide what a run will be started with, before anything happens: the locked command and all its files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Launch:
     """One run, ready to start. ``files`` maps the names of files in the run directory to their content.
 
     ``identity`` holds the hashes of all that the run depends on; ``segment`` is None but for a resumed run.
-    ``findings`` are those that it is started in spite of.
+    ``findings`` are those that do not prevent the start.
     """
 
     preset: Loaded
@@ -101,7 +101,7 @@ class Launch:
 
     @property
     def auto_resume(self) -> bool:
-        """Whether the preset lets a crashed run go on by itself."""
+        """Whether a crashed run is resumed without asking."""
         return self.preset.training is not None and self.preset.training.launch.auto_resume
 
     @property
@@ -121,12 +121,13 @@ class Launch:
             return self.plan.checkpoints
         saving = saving_of(self.preset.training.effective_options) if self.preset.training else Saving()
         left = checkpoints(saving, self.plan.total_steps - self.segment.step, self.plan.steps_per_epoch)
-        steps = [_moved(saved, self.segment.step, saving) for saved in left if saved.kind == "step"]
+        numbers = [saved.step + self.segment.step for saved in left if saved.kind == "step"]
+        steps = [PlannedCheckpoint(n, "step", step_file(saving.output_name, n, saving.extension)) for n in numbers]
         others = [saved for saved in self.plan.checkpoints if saved.kind != "step" and saved.step > self.segment.step]
         return tuple(sorted([*steps, *others], key=lambda saved: saved.step))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON shape of ``train --dry-run --json``."""
+        """Return the JSON shape of ``train --dry-run --json``."""
         return {
             "argv": list(self.command.argv),
             "env": dict(self.command.env),
@@ -135,11 +136,6 @@ class Launch:
             "run_directory": str(self.run.path),
             "files": dict(self.files),
         }
-
-
-def _moved(saved: PlannedCheckpoint, steps: int, saving: Saving) -> PlannedCheckpoint:
-    step = saved.step + steps
-    return PlannedCheckpoint(step, saved.kind, step_file(saving.output_name, step, saving.extension))
 
 
 def prepare_launch(
@@ -164,11 +160,7 @@ def prepare_launch(
     run = RunDirectory.named(output_dir, str(preset.options["output_name"]), not_before(root / output_dir, now))
     options = {**preset.options, **plan.states.options}
     if segment:
-        options |= {
-            "output_dir": str(run.segment),
-            "resume": str(segment.state),
-            "initial_epoch": segment.epoch + 1,
-        }
+        options |= {"output_dir": str(run.segment), "resume": str(segment.state), "initial_epoch": segment.epoch + 1}
     command = lock_command(
         accelerate=engine.accelerate,
         script=engine.script,
@@ -188,7 +180,7 @@ def prepare_launch(
 
 
 def _dataset_text(loaded: Loaded) -> str:
-    """The dataset preset as it is; anew where it is JSON, or has a ``~``, which sd-scripts does not expand."""
+    """Return the dataset preset as it is; written anew from JSON, or with a ``~``, which sd-scripts does not expand."""
     document = deepcopy(loaded.dataset_document)
     subsets = [subset for dataset in document.get("datasets", []) for subset in dataset.get("subsets", [])]
     tilde = [subset for subset in subsets if subset["image_dir"].startswith("~")]

@@ -23,7 +23,7 @@ from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.launch import Launch
 
 _EVERY_S = 30.0
-# A long run's file takes longer to write: it is written so seldom that writing takes under a hundredth of the time.
+# A long run's file takes longer to write: writing may take a hundredth of the time.
 _SHARE = 100.0
 
 
@@ -48,13 +48,12 @@ class LossFile:
         ended = time.monotonic()
         self._due_at = ended + max(_EVERY_S, _SHARE * (ended - started))
 
-    def write(self) -> list[StepLoss]:
+    def write(self) -> None:
         """Read what is new and write all steps known so far; nothing before the first one. Raises OSError."""
         own = [replace(loss, step=loss.step + self._steps_before) for loss in self._tail.read()]
         losses = joined(self._earlier, own, self._plan) if self._earlier else own
         if losses:
             write_whole(self._run.losses, losses_csv(losses))
-        return losses
 
 
 class _TensorBoard:
@@ -76,10 +75,10 @@ class _TensorBoard:
 
 
 def history(run: RunDirectory, last_step: int | None = None) -> list[StepLoss]:
-    """The losses of a run and of those that it was resumed from, by true step up to ``last_step``.
+    """Read the losses of a run and of those that it was resumed from, by true step up to ``last_step``.
 
-    The event files tell more than ``losses.csv`` where the wrapper was killed before it wrote that; without any, the
-    table counts. A run of which neither can be read has no losses.
+    The event files come first: a run that was killed may not have written all of ``losses.csv``. Without event files
+    the table counts. A run of which neither can be read has no losses.
     """
     before, steps_before = _earlier_of(run)
     own = [replace(loss, step=loss.step + steps_before) for loss in _TensorBoard(run.tensorboard).read()]
@@ -90,7 +89,7 @@ def history(run: RunDirectory, last_step: int | None = None) -> list[StepLoss]:
 
 
 def joined(earlier: Sequence[StepLoss], own: Sequence[StepLoss], plan: Plan) -> list[StepLoss]:
-    """Both parts, with the avr_loss of ``own`` as an uninterrupted run would show it.
+    """Return both parts, with the avr_loss of ``own`` as an uninterrupted run would show it.
 
     That is the mean of the last W micro-batches, or of all when there are fewer; W is the batches of an epoch. At the
     end of a step those are the micro-batches of the last steps, as many as an epoch has, of which the one that ends an
@@ -109,14 +108,14 @@ def joined(earlier: Sequence[StepLoss], own: Sequence[StepLoss], plan: Plan) -> 
 
 
 def _micro_batches(step: int, plan: Plan) -> int:
-    """The micro-batches of a step, counted from 1: the last of an epoch takes what is left of it."""
+    """Count the micro-batches of a step; the last step of an epoch may have fewer. Steps count from 1."""
     per_step = plan.gradient_accumulation_steps
     place = (step - 1) % plan.steps_per_epoch
     return min(per_step, plan.batches_per_epoch - place * per_step)
 
 
 def _earlier_of(run: RunDirectory) -> tuple[RunDirectory | None, int]:
-    """Return the run that ``run`` was resumed from, and after how many steps. Its name tells that it is earlier."""
+    """Return the run that ``run`` was resumed from, and after how many steps. An earlier run has a lower name."""
     resumed = read_record(run).resumed_from
     if resumed is None or resumed.run >= run.path.name:
         return None, 0
@@ -137,7 +136,7 @@ def _loss_of(row: dict[str, str]) -> StepLoss:
 
 
 def losses_csv(losses: Sequence[StepLoss]) -> str:
-    """Columns step, loss, avr_loss, then a learning rate each (``lr_unet``); floats read back exactly."""
+    """Return the columns step, loss, avr_loss, then a learning rate each (``lr_unet``); floats read back exactly."""
     rates = list(dict.fromkeys(name for loss in losses for name in loss.lr))
     header = ["step", "loss", "avr_loss", *(f"lr_{name}" for name in rates)]
     return "\n".join([",".join(header), *(",".join(_row(loss, rates)) for loss in losses), ""])

@@ -1,4 +1,4 @@
-"""The true steps and names of what a resumed run tells: sd-scripts numbers its steps from 1 again."""
+"""Give the steps and files of a resumed run their true numbers: sd-scripts counts its steps from 1 again."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Numbering:
         return FileName(self.output_name, "final", None) if is_final else parse_file_name(file)
 
     def true_step(self, file: str, after_step: int) -> int:
-        """Return the step that a file was saved at; ``after_step`` is the engine's own, and counts where no name tells.
+        """Return the step that a file was saved at; ``after_step`` of the engine counts where the name has no number.
 
-        The name tells more than the bar, which leaves out what comes within a tenth of a second.
+        The name comes first: the bar leaves out steps that come within a tenth of a second.
         """
         match self.parse(file):
             case FileName(kind="step", number=int(number)):

@@ -1,4 +1,4 @@
-"""A run as its console tells it: what has happened so far, and the first thing that is wrong enough to stop it."""
+"""Follow a run by its console: what has happened so far, and the first thing that must stop it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spyke_kohya.engine.targets import Target
 
 
 class Planned(Protocol):
-    """The numbers of a plan that the engine's header has too; None where a record doesn't tell."""
+    """The numbers of a plan that the engine's header has too; None where a record doesn't have them."""
 
     @property
     def num_train_images(self) -> int | None: ...
@@ -50,7 +50,8 @@ class Progress:
         match event:
             case DeviceReported(device):
                 self.device = device
-                return self._wrong_device(device)
+                if device.split(":")[0] != self.target:
+                    return f"the engine runs on the device {device}, and the preset's target is {self.target}"
             case Header():
                 self.header = event
                 return self._unlike_plan(event)
@@ -72,11 +73,6 @@ class Progress:
             self.first_bad_step = self.first_bad_step or step.step
         elif self.lowest is None or self.lowest.avr_loss is None or step.avr_loss < self.lowest.avr_loss:
             self.lowest = step
-
-    def _wrong_device(self, device: str) -> str | None:
-        if device.split(":")[0] == self.target:
-            return None
-        return f"the engine runs on the device {device}, and the preset's target is {self.target}"
 
     def _unlike_plan(self, header: Header) -> str | None:
         planned = {

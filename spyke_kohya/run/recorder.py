@@ -10,8 +10,8 @@ import hashlib
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -35,10 +35,28 @@ from spyke_kohya.run.launch import Launch
 _RESERVE_BYTES = 1 << 18
 
 
+class WarnOnce:
+    """Lets the training go on where a file can't be written, and warns of the first such fault."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._warned = False
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Catch an OSError of the block that writes the file ``name``."""
+        try:
+            yield
+        except OSError as fault:
+            if not self._warned:
+                self._warn(f"{name} can't be written: {fault.strerror}; the training goes on")
+            self._warned = True
+
+
 class Recorder:
     """Writes what is known so far. ``status`` is running, then finished, failed or interrupted.
 
-    A later command makes stale of a running one whose wrapper is gone. What can't be written goes to ``warn``, once.
+    A later command records a running one as stale when its launching process is gone.
     """
 
     def __init__(
@@ -47,13 +65,12 @@ class Recorder:
         launch: Launch,
         redactor: Redactor,
         now: Callable[[], datetime],
-        warn: Callable[[str], None] = lambda _: None,
+        warn: Callable[[str], None],
     ) -> None:
         self._run = run
         self._redactor = redactor
         self._now = now
-        self._warn = warn
-        self._warned = False
+        self._once = WarnOnce(warn)
         self._record = first_record(launch)
 
     def begin(self) -> None:
@@ -67,7 +84,7 @@ class Recorder:
         self._write(process_group=pid, engine_process=mark_of(pid))
 
     def saved(self, checkpoints: Sequence[SavedCheckpoint], states: Sequence[SavedState]) -> None:
-        """Note what is on the disk now: every checkpoint with its problem, if it has one, and every state."""
+        """Note every checkpoint, with its problem if it has one, and every state."""
         self._write(**_saved(checkpoints, states))
 
     def counted(self, faults: Mapping[str, int]) -> None:
@@ -83,13 +100,11 @@ class Recorder:
     def event(self, kind: str, /, **details: object) -> None:
         """Add a line to ``events.jsonl``."""
         line = {"at": self._now().isoformat(timespec="milliseconds"), "event": kind, **details}
-        try:
+        with self._once.writing("events.jsonl"):
             self._run.append_event(self._redactor.value(line))
-        except OSError as fault:
-            self._could_not("events.jsonl", fault)
 
     def console_event(self, event: Event) -> None:
-        """Add what the engine said to ``events.jsonl``."""
+        """Add an event of the engine's console to ``events.jsonl``."""
         self.event(type(event).__name__, **{name: _finite(value) for name, value in asdict(event).items()})
 
     def _time(self) -> str:
@@ -97,13 +112,11 @@ class Recorder:
 
     def _write(self, **values: object) -> None:
         self._record = self._record.changed(**values)
-        try:
+        with self._once.writing("run.json"):
             self._write_on_any_disk()
-        except OSError as fault:
-            self._could_not("run.json", fault)
 
     def _write_on_any_disk(self) -> None:
-        """On a full disk the record takes the place that was kept for it; a directory that was removed is made anew."""
+        """Write the record, on a full disk into the bytes reserved for it; make a removed directory again."""
         self._run.path.mkdir(parents=True, exist_ok=True)
         try:
             write_record(self._run, self._record, self._redactor)
@@ -112,11 +125,6 @@ class Recorder:
                 raise
             self._run.reserve.unlink(missing_ok=True)
             write_record(self._run, self._record, self._redactor)
-
-    def _could_not(self, name: str, fault: OSError) -> None:
-        if not self._warned:
-            self._warn(f"{name} can't be written: {fault.strerror}; the training goes on")
-        self._warned = True
 
 
 def first_record(launch: Launch) -> Record:
@@ -160,7 +168,7 @@ def first_record(launch: Launch) -> Record:
 
 
 def _saved(checkpoints: Sequence[SavedCheckpoint], states: Sequence[SavedState]) -> dict[str, Any]:
-    """What is on the disk, and what of it is safe: the checkpoints read back whole, and the newest state."""
+    """Return what is on the disk, and what of it is safe: checkpoints without a problem, and the newest state."""
     return {
         "checkpoints": list(checkpoints),
         "states": list(states),

@@ -1,7 +1,7 @@
-"""Go on with a run that did not end well: find its newest whole state, and refuse where that would be another run.
+"""Resume a run that did not end well: find its newest whole state, and refuse where its inputs have changed.
 
-sd-scripts resumes rightly from the end of an epoch, with ``--resume STATE --initial_epoch N``; its own numbering starts
-anew, and is put right by who reads it.
+sd-scripts resumes correctly from the end of an epoch, with ``--resume STATE --initial_epoch N``. Its own numbering then
+starts from 1, and ``numbering.py`` corrects it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _START_ANEW = "start anew without --resume"
 
 
 def find_segment(output_dir: Path, output_name: str, plan: Plan, identity: Mapping[str, str]) -> Segment:
-    """Where the last run of this name in ``output_dir`` can be gone on with.
+    """Find where the last run of this name in ``output_dir`` can be resumed.
 
     Raises PresetError with the reason: there is no such run, it ended well, something it depends on has changed since,
     or no whole state is left.
@@ -46,8 +46,7 @@ def find_segment(output_dir: Path, output_name: str, plan: Plan, identity: Mappi
     if state is None:
         why = f": {'; '.join(faults)}" if faults else ": it ended before its first epoch did, or saved none"
         raise _refused(f"no whole state to resume from{why}", run)
-    step = state.step
-    if step >= plan.total_steps:
+    if (step := state.step) >= plan.total_steps:
         raise _refused("its newest state is at the end of the training", run)
     return Segment(
         earlier=run,
@@ -61,7 +60,7 @@ def find_segment(output_dir: Path, output_name: str, plan: Plan, identity: Mappi
 
 
 def fault_of_state(directory: Path) -> str:
-    """Why a state can't be trusted, or "": it is written file by file, and a run may end in between.
+    """Return why a state can't be trusted, or "": it is written file by file, and a run may end in between.
 
     All its files are read: its weights must be whole and finite, the checksums of its archives match.
     """
@@ -83,18 +82,14 @@ def fault_of_state(directory: Path) -> str:
 def _last_run(output_dir: Path, output_name: str) -> tuple[RunDirectory, Record]:
     for run in runs_under(output_dir):
         record = read_record(run)
-        if record.output_name == output_name and _says_anything(record):
-            return run, record
+        reached = record.states or record.resumed_from or _steps_reached(record) or record.result.status is None
+        if record.output_name == output_name and reached:
+            return run, record  # a run that failed before its first step does not hide the one before it
     raise PresetError(f"there is no run of {output_name} to resume", where=str(output_dir), remedy=_START_ANEW)
 
 
-def _says_anything(record: Record) -> bool:
-    """A run that failed before its first step, such as a refused resume, does not hide the one before it."""
-    return bool(record.states or record.resumed_from or _steps_reached(record) or record.result.status is None)
-
-
 def _states_of(run: RunDirectory, record: Record, steps_per_epoch: int) -> list[SavedState]:
-    """The states on record, and those that the engine saved in the moment in which the wrapper was killed."""
+    """Return the states on record, and those that the engine saved just before the launching process was killed."""
     folder = run.segment if record.resumed_from else run.output_dir
     recorded = {state.path for state in record.states}
     found = []
@@ -106,7 +101,7 @@ def _states_of(run: RunDirectory, record: Record, steps_per_epoch: int) -> list[
 
 
 def _is_of(run: RunDirectory, file: Path) -> bool:
-    """Whether a file was written after the run began: the same disk gave both their times."""
+    """Check whether a file was written after the run began: both times are those of the same disk."""
     try:
         return file.stat().st_mtime_ns >= run.command.stat().st_mtime_ns
     except OSError:
@@ -124,27 +119,27 @@ def _newest_whole(states: list[SavedState]) -> tuple[SavedState | None, list[str
 
 
 def _last_step(run: RunDirectory, record: Record) -> int:
-    """How far the run got: where its wrapper was killed, the engine's own losses tell more than the record."""
+    """Return how far the run came: of a run that was killed, the engine's own losses go further than the record."""
     return max([_steps_reached(record), *(loss.step for loss in history(run)[-1:])])
 
 
 def _steps_reached(record: Record) -> int:
-    """The last step on record: the result's, or of a run that has none, its last checkpoint's."""
+    """Return the last step on record: the result's, or of a run that has none, its last checkpoint's."""
     saved = [one.step for one in record.checkpoints] + [one.step for one in record.states]
     return max([record.result.steps or 0, *saved])
 
 
 def _checkpoints_of(record: Record, step: int, run_name: str) -> list[SavedCheckpoint]:
-    """The checkpoints on record; those after ``step`` belong to a training that is now trained again from there."""
+    """Return the checkpoints on record; those after ``step`` are marked: they are trained again."""
     problem = f"replaced: run {run_name} was resumed from step {step}, so it is of no loss on record"
     return [one if one.step <= step or one.problem else replace(one, problem=problem) for one in record.checkpoints]
 
 
 def _unrecorded(run: RunDirectory, record: Record, step: int) -> list[SavedCheckpoint]:
-    """Files of this name that no record of this training holds.
+    """Find files of this name that no record of this training holds.
 
-    Those of the run itself up to ``step`` were saved in its last moments, and are read now; all others are none of it,
-    and left where they are.
+    Those of the run itself up to ``step`` were saved just before it was killed, and are read now. All others belong to
+    another training, and stay where they are.
     """
     known = {one.file for one in record.checkpoints}
     found = []

@@ -1,4 +1,4 @@
-"""What a run has saved so far: each checkpoint is read as soon as it is whole, and given its true step and name.
+"""Follow what a run saves: each checkpoint is read as soon as it is whole, and gets its true step and name.
 
 sd-scripts announces a checkpoint before it writes it, and numbers the steps of a resumed run from 1. So a resumed run
 saves into a directory of its own, and what is whole gets a second name, the true one, in the output directory; a file
@@ -87,7 +87,7 @@ class SavedFiles:
         return any(read)
 
     def _read(self, file: Path, after_step: int) -> bool:
-        """Read one file that this run has written; an older one of the same name is none of it."""
+        """Read one file that this run has written; an older file of the same name does not count."""
         if not file.exists() or _stamp(file) == self._stood_before.get(file):
             return False
         step = self._numbering.true_step(file.name, after_step)
@@ -107,7 +107,7 @@ class SavedFiles:
         return replace(found, file=name)
 
     def _forget(self, file: Path) -> bool:
-        """sd-scripts has removed an old checkpoint (save_last_n_steps): so goes its true name."""
+        """Remove the true name of a checkpoint that sd-scripts has removed (save_last_n_steps)."""
         gone = self._saved.pop(file, None)
         if gone and self._launch.segment:
             with suppress(OSError):
@@ -115,7 +115,7 @@ class SavedFiles:
         return gone is not None
 
     def _keep_state(self, state: Path) -> bool:
-        """Note a state at an epoch's end. What came along unasked is removed, or put inside it: so both go together."""
+        """Note a state at an epoch's end. An unasked state is removed, an unasked checkpoint moved into its state."""
         launch, name = self._launch, self._numbering.output_name
         epoch, saving = epoch_of_state(state, name), launch.plan.states
         if epoch is None:
@@ -131,7 +131,7 @@ class SavedFiles:
         return True
 
     def _drop_first_names(self) -> None:
-        """At the end a resumed run's files keep their true names only."""
+        """Remove the first names of a resumed run's files: they keep their true names."""
         for file, saved in self._saved.items():
             true_name = self._launch.output_dir / saved.file
             if true_name != file and true_name.is_file():

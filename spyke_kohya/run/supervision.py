@@ -1,6 +1,6 @@
-"""The loop around one process: its bytes to the log, its events to all who fold them, until it ends or must be stopped.
+"""Follow one process until it ends or must be stopped: its bytes go to the log, its events to all that count them.
 
-Whatever goes wrong beside the training (a full disk under the log, a display that is gone) is said once and left.
+A fault beside the training (a full disk under the log, a display that is gone) is reported once and doesn't end it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from spyke_kohya.run.faults import NAN_PATIENCE, FaultWatch, Notice
 from spyke_kohya.run.launch import Launch
 from spyke_kohya.run.lossfile import LossFile
 from spyke_kohya.run.progress import Progress
-from spyke_kohya.run.recorder import Recorder
+from spyke_kohya.run.recorder import Recorder, WarnOnce
 from spyke_kohya.run.saved_files import SavedFiles
 
 Listener = Callable[[Event | Notice | None, Progress], None]
@@ -56,12 +56,11 @@ class Ended:
 
 
 class Log:
-    """``console.log``: every byte, but for the known secrets. A write that fails is reported once."""
+    """``console.log``: every byte, with the known secrets masked. A write that fails is reported once."""
 
     def __init__(self, path: Path, secrets: tuple[str, ...], warn: Callable[[str], None]) -> None:
         self._mask = SecretMask(secrets)
-        self._warn = warn
-        self._failed = False
+        self._once = WarnOnce(warn)
         self._file = path.open("wb", buffering=0)
 
     def write(self, data: bytes) -> None:
@@ -73,74 +72,59 @@ class Log:
             self._file.close()
 
     def _put(self, data: bytes) -> None:
-        try:
+        with self._once.writing("console.log"):
             while data:
                 data = data[self._file.write(data) :]
-        except OSError as fault:
-            if not self._failed:
-                self._warn(f"console.log can't be written: {fault.strerror}; the training goes on")
-            self._failed = True
 
 
+@dataclass
 class Supervision:
     """One process and all that watch it."""
 
-    def __init__(
-        self,
-        launch: Launch,
-        *,
-        record: Recorder,
-        redactor: Redactor,
-        patience: Patience,
-        listen: Listener,
-        warn: Callable[[str], None],
-        stop: StopRequest,
-    ) -> None:
-        self._launch = launch
-        self._record = record
-        self._redactor = redactor
-        self._listen: Listener | None = listen
-        self._warn = warn
-        self._stop = stop
-        self._straggler_s = patience.straggler_s
+    launch: Launch
+    record: Recorder
+    redactor: Redactor
+    patience: Patience
+    listen: Listener | None
+    warn: Callable[[str], None]
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
         self._parser = ConsoleParser()
-        self._progress = Progress(launch.plan, launch.target)
-        self._saved = SavedFiles(launch)
-        self._losses = LossFile(launch)
-        self._losses_failed = False
-        self._faults = FaultWatch(
-            at=time.monotonic(), nan_patience=patience.nan_steps, stall_timeout_s=patience.silence_s
-        )
+        self._progress = Progress(self.launch.plan, self.launch.target)
+        self._saved = SavedFiles(self.launch)
+        self._losses = LossFile(self.launch)
+        self._losses_once = WarnOnce(self.warn)
+        nan_steps, silence_s = self.patience.nan_steps, self.patience.silence_s
+        self._faults = FaultWatch(at=time.monotonic(), nan_patience=nan_steps, stall_timeout_s=silence_s)
         self._events: list[Event] = []
         self._objection: Notice | str = ""
 
     def run(self, environment: Mapping[str, str], *, awake: bool = False) -> Ended:
-        """Start the launch's command and see it to its end; nothing of it is left then.
+        """Start the launch's command and follow it to its end; then none of its processes is left.
 
-        With ``awake`` the machine is kept from sleeping meanwhile. Raises EngineError when it can't be started, and
-        OSError when its log can't be begun.
+        With ``awake`` the machine is kept from sleeping meanwhile. Raises EngineError when the command can't be
+        started, and OSError when the log can't be.
         """
-        command, started = self._launch.command, time.monotonic()
-        log = Log(self._launch.run.under(self._launch.root).console, self._redactor.secrets, self._warn)
-        self._log = log
-        try:
+        command, started = self.launch.command, time.monotonic()
+        run = self.launch.run.under(self.launch.root)
+        with closing(Log(run.console, self.redactor.secrets, self.warn)) as self._log:
             with EngineProcess(
-                command.argv, env=environment, cwd=command.cwd, straggler_s=self._straggler_s, awake=awake
+                command.argv, env=environment, cwd=command.cwd, straggler_s=self.patience.straggler_s, awake=awake
             ) as process:
-                self._record.started(process.pid)
+                self.record.started(process.pid)
                 returncode = self._pump(process)
             self._handle(self._parser.finish())
             self._save_if(self._saved.end())
-            self._write_losses(self._losses.write)
-            self._record.counted(self._faults.counts)
-        finally:
-            log.close()
-        stopped_by = self._stop.signals[0] if self._stop.signals else None
+            with self._losses_once.writing("losses.csv"):
+                self._losses.write()
+            self.record.counted(self._faults.counts)
+        stopped_by = self.stop.signals[0] if self.stop.signals else None
         duration_s = time.monotonic() - started
         return Ended(returncode, self._objection, stopped_by, self._events, self._progress, self._saved, duration_s)
 
     def _pump(self, process: EngineProcess) -> int:
-        while not (self._objection or self._stop.signals):
+        while not (self._objection or self.stop.signals):
             data = process.read(_POLL_S)
             if data == b"":
                 return process.wait()
@@ -148,13 +132,14 @@ class Supervision:
                 self._on_output(data)
             else:
                 self._idle()
-        return process.stop(self._on_rung, self._on_output, lambda: len(self._stop.signals))
+        return process.stop(self._on_rung, self._on_output, lambda: len(self.stop.signals))
 
     def _idle(self) -> None:
         for notice in self._faults.no_output(time.monotonic()):
             self._notice(notice)
         self._show(None)
-        self._write_losses(self._losses.write_if_due)
+        with self._losses_once.writing("losses.csv"):
+            self._losses.write_if_due()
 
     def _on_output(self, data: bytes) -> None:
         self._faults.output_seen(time.monotonic())
@@ -162,45 +147,37 @@ class Supervision:
         self._handle(self._parser.feed(data))
 
     def _on_rung(self, rung: Rung) -> None:
-        self._record.event("signal", signal=rung.signal.name, to="the whole group")
+        self.record.event("signal", signal=rung.signal.name, to="the whole group")
 
     def _handle(self, events: list[Event]) -> None:
         for raw in events:
             self._save_if(self._saved.handle(raw))
-            event = self._launch.numbering.true_event(raw)
+            event = self.launch.numbering.true_event(raw)
             self._objection = self._objection or self._progress.handle(event) or ""
-            shown = self._redactor.event(event)
+            shown = self.redactor.event(event)
             if not isinstance(event, Step):
-                self._record.console_event(shown)
+                self.record.console_event(shown)
                 self._events.append(shown)
             self._show(shown)
             for notice in self._faults.handle(shown, time.monotonic()):
                 self._notice(notice)
 
     def _notice(self, notice: Notice) -> None:
-        self._record.event("fault", fault=notice.kind, message=notice.message, remedy=notice.remedy)
+        self.record.event("fault", fault=notice.kind, message=notice.message, remedy=notice.remedy)
         self._show(notice)
         if notice.ends_run:
             self._objection = self._objection or notice
 
     def _save_if(self, changed: bool) -> None:
         if changed:
-            self._record.saved(self._saved.checkpoints, self._saved.states)
+            self.record.saved(self._saved.checkpoints, self._saved.states)
 
     def _show(self, event: Event | Notice | None) -> None:
-        """Hand an event to the listener; a display that is gone, with its terminal or its pipe, is left alone."""
-        if self._listen is None:
+        """Hand an event to the listener; a display that is gone, with its terminal or its pipe, is not tried again."""
+        if self.listen is None:
             return
         try:
-            self._listen(event, self._progress)
+            self.listen(event, self._progress)
         except OSError as fault:
-            self._listen = None
-            self._record.event("display-lost", reason=fault.strerror)
-
-    def _write_losses(self, write: Callable[[], object]) -> None:
-        try:
-            write()
-        except OSError as fault:
-            if not self._losses_failed:
-                self._warn(f"losses.csv can't be written: {fault.strerror}; the training goes on")
-            self._losses_failed = True
+            self.listen = None
+            self.record.event("display-lost", reason=fault.strerror)

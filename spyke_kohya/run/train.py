@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ class Outcome:
 
     ``checkpoints`` are those of this run that can be used, in step order, ``steps`` the last step that was seen.
     ``states`` counts the states on record to go on from. ``crashed``: it trained, and neither a person nor a bad loss
-    ended it, so that to go on makes sense.
+    ended it, so it can be resumed.
     """
 
     status: Status
@@ -54,7 +54,7 @@ class Outcome:
             "returncode": self.returncode,
             "steps": self.steps,
             "duration_s": round(self.duration_s, 3),
-            "checkpoints": [saved.to_dict() for saved in self.checkpoints],
+            "checkpoints": [asdict(saved) for saved in self.checkpoints],
             "run_directory": str(self.run.path),
         }
 
@@ -83,9 +83,7 @@ def train(
     with stop_signals(stop) as stop:
         _begin(launch, run, record)
         try:
-            supervision = Supervision(
-                launch, record=record, redactor=redactor, patience=patience, listen=listen, warn=warn, stop=stop
-            )
+            supervision = Supervision(launch, record, redactor, patience, listen, warn, stop)
             ended = supervision.run(launch.command.environment(inherited), awake=awake)
         except BaseException as fault:  # the engine is ended by now, and the record says why
             record.end({"status": "failed", "reason": str(fault) or type(fault).__name__})
@@ -125,18 +123,14 @@ def _judge(launch: Launch, run: RunDirectory, ended: Ended) -> Outcome:
         duration_s=ended.duration_s,
         checkpoints=tuple(sorted(good, key=lambda saved: saved.step)),
         run=run,
-        remedy=_remedy(ended, reason),
+        remedy=ended.objection.remedy if isinstance(ended.objection, Notice) else remedy_for(reason),
         states=len(ended.saved.states),
         crashed=status == "failed" and trained and not ended.objection and ended.progress.first_bad_step is None,
     )
 
 
-def _remedy(ended: Ended, reason: str) -> str:
-    return ended.objection.remedy if isinstance(ended.objection, Notice) else remedy_for(reason)
-
-
 def _why_failed(launch: Launch, ended: Ended) -> str:
-    """Why a run that nobody stopped is no success, or "". Exit code 0 alone proves nothing: NaN and no data exit 0."""
+    """Return why a run that nobody stopped has failed, or "". sd-scripts exits with 0 on NaN and on no data too."""
     progress = ended.progress
     if progress.first_bad_step is not None:
         return f"the loss is not a number from step {progress.first_bad_step} on; {_last_good(ended)}"
@@ -144,7 +138,8 @@ def _why_failed(launch: Launch, ended: Ended) -> str:
         return ended.objection.message if isinstance(ended.objection, Notice) else ended.objection
     cause = cause_of(ended.events)
     if ended.returncode != 0:
-        return cause or _ending(ended.returncode)
+        killed = f"was killed by {signal.Signals(-ended.returncode).name}" if ended.returncode < 0 else ""
+        return cause or f"the engine {killed or f'ended with exit code {ended.returncode} and no message'}"
     if progress.step is None:
         return cause or "the engine ended without training"
     return _what_lacks(launch, ended)
@@ -157,7 +152,7 @@ def _last_good(ended: Ended) -> str:
 
 
 def _what_lacks(launch: Launch, ended: Ended) -> str:
-    """What a run that went to its end did not leave, or left spoiled."""
+    """Name the checkpoints that a run that reached its end did not save, or not whole."""
     files = {saved.file for saved in ended.saved.fresh}
     steps = {saved.step for saved in ended.saved.fresh if launch.segment}  # its true name may have been taken
     missing = [saved.file for saved in launch.checkpoints if saved.file not in files and saved.step not in steps]
@@ -165,9 +160,3 @@ def _what_lacks(launch: Launch, ended: Ended) -> str:
         return f"checkpoints are missing: {', '.join(missing)}"
     spoiled = [f"{saved.file} ({saved.problem})" for saved in ended.saved.fresh if saved.problem]
     return f"checkpoints can't be used: {', '.join(spoiled)}" if spoiled else ""
-
-
-def _ending(returncode: int) -> str:
-    if returncode < 0:
-        return f"the engine was killed by {signal.Signals(-returncode).name}"
-    return f"the engine ended with exit code {returncode} and no message"

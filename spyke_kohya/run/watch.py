@@ -1,4 +1,4 @@
-"""Watch a run from another terminal: its console as it grows, its record for the end. It touches nothing."""
+"""Watch a run from another terminal: its console as it grows, its record for the end. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from spyke_kohya.engine.console import ConsoleParser
 from spyke_kohya.engine.events import Event
 from spyke_kohya.errors import PresetError
-from spyke_kohya.record.record import UNFINISHED, Record, read_record
+from spyke_kohya.record.record import UNFINISHED, read_record
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.run.numbering import Numbering
 from spyke_kohya.run.progress import Progress
@@ -22,8 +22,9 @@ def follow(run: RunDirectory, pause: Callable[[], None]) -> Iterator[tuple[Event
     run is recorded.
     """
     record = read_record(run, or_raise=PresetError)
-    numbering, parser = _numbering(record), ConsoleParser()
-    progress = Progress(record.plan, record.target or "cpu")
+    plan, before = record.plan, record.resumed_from.step if record.resumed_from else 0
+    numbering = Numbering(record.output_name or "", plan.steps_per_epoch or 1, plan.total_steps or 0, before)
+    parser, progress = ConsoleParser(), Progress(plan, record.target or "cpu")
     offset, ended = 0, False
     while True:
         data = _next_bytes(run, offset)
@@ -39,12 +40,6 @@ def follow(run: RunDirectory, pause: Callable[[], None]) -> Iterator[tuple[Event
             if not ended:
                 yield None, progress
                 pause()
-
-
-def _numbering(record: Record) -> Numbering:
-    plan, resumed = record.plan, record.resumed_from
-    before = resumed.step if resumed else 0
-    return Numbering(record.output_name or "", plan.steps_per_epoch or 1, plan.total_steps or 0, before or 0)
 
 
 def _next_bytes(run: RunDirectory, offset: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Which checkpoint of a training is shipped, and what is on record about it. Nothing is copied here."""
+"""Choose which checkpoint of a training is deployed, and find its record. Nothing is copied here."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Ship it: put a chosen checkpoint where ComfyUI, A1111 or Forge looks for LoRAs, with its history, undoably.
-
-Which checkpoint to ship is left to ``choose.py``; what a LoRA file is, to ``engine/lora_file.py``.
-"""
+"""Deploy a chosen checkpoint to where ComfyUI, A1111 or Forge looks for LoRAs, with its history, and undo that."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -40,11 +38,13 @@ PROVENANCE_SUFFIX = ".spyke.json"
 SCHEMA_VERSION = 1
 _SUFFIX = ".safetensors"
 _SPARE_BYTES = 1 << 20
+_NEW = re.compile(r"\.[0-9a-f]{16}\.new")  # of ``_prepared`` and ``files.write_whole``
+_LEFT_AGE_S = 24 * 3600.0
 
 Ui = Literal["ComfyUI", "A1111 or Forge"]
 State = Literal["as deployed", "changed since", "missing", "unreadable"]
 
-# Where each keeps its LoRAs, and what else tells it: a fresh install has no LoRA folder yet.
+# Where each keeps its LoRAs, and what else shows which it is: a fresh install has no LoRA folder yet.
 _LAYOUTS: tuple[tuple[Ui, str, tuple[str, ...]], ...] = (
     ("ComfyUI", "loras", ("comfy", "custom_nodes", "models/checkpoints")),
     ("A1111 or Forge", "Lora", ("webui.py", "models/Stable-diffusion", "extensions-builtin")),
@@ -53,7 +53,7 @@ _LAYOUTS: tuple[tuple[Ui, str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Place:
-    """A folder of LoRAs and whose it is."""
+    """A folder of LoRAs and the UI that reads it."""
 
     ui: Ui
     folder: Path
@@ -81,7 +81,7 @@ class Deployed:
 
 
 class _Provenance(BaseModel):
-    """What is relied on in a provenance that is read back; the rest of it stays as it is."""
+    """The keys of a provenance that are used when it is read back; the rest of it stays as it is."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, defer_build=True)
 
@@ -95,30 +95,26 @@ class _Provenance(BaseModel):
 
 
 def find_place(directory: Path) -> Place:
-    """The LoRA folder of a UI's directory, or of the folder itself. Raises DeployError for any other directory."""
+    """Find the LoRA folder of a UI's directory, or take that folder itself. Raises DeployError for any other."""
     if not directory.is_dir():
-        raise DeployError(
-            "no such directory", where=str(directory), remedy="name the directory of ComfyUI, A1111 or Forge"
-        )
+        remedy = "name the directory of ComfyUI, A1111 or Forge"
+        raise DeployError("no such directory", where=str(directory), remedy=remedy)
     for ui, folder, signs in _LAYOUTS:
         if directory.name == folder and directory.parent.name == "models":
             return Place(ui, directory)
         loras = directory / "models" / folder
         if loras.is_dir() or ((directory / "models").is_dir() and any((directory / sign).exists() for sign in signs)):
             return Place(ui, loras)
-    raise DeployError(
-        "neither ComfyUI nor A1111 or Forge: there is no models/loras and no models/Lora in it",
-        where=str(directory),
-        remedy="name the directory that holds its `models` folder",
-    )
+    message = "neither ComfyUI nor A1111 or Forge: there is no models/loras and no models/Lora in it"
+    raise DeployError(message, where=str(directory), remedy="name the directory that holds its `models` folder")
 
 
 def place_of(directory: Path, to: Path | None) -> Place:
     """Return the LoRA folder of ``to``, or of [deploy] to of the preset that was trained. Raises UsageError."""
     target = to or place_on_record(directory)
     if target is None:
-        remedy = "name the directory: --to ~/tools/ComfyUI, or [deploy] to = ..."
-        raise UsageError("where to is not said", remedy=remedy)
+        remedy = "name it: --to ~/tools/ComfyUI, or [deploy] to = ..."
+        raise UsageError("no directory to deploy to is named", remedy=remedy)
     return find_place(Path(target).expanduser())
 
 
@@ -131,9 +127,9 @@ def deploy(
     link: bool = False,
     metadata: bool = False,
 ) -> Deployed:
-    """Check the checkpoint, then put it into the place under its name, whole or not at all.
+    """Check the checkpoint, then put it into the place under its name, all of it or nothing.
 
-    The same file being there already is no fault. A different one is, unless ``replace``, which keeps it beside the new
+    The same file may be there already. A different one is an error, unless ``replace``, which keeps it beside the new
     one. ``link`` makes a symbolic link; ``metadata`` adds the trigger and the run to the file's header. Raises
     DeployError.
     """
@@ -141,12 +137,14 @@ def deploy(
     if link and metadata:
         raise DeployError("a link can't have a header of its own", remedy="deploy with --link or with --metadata")
     header = _metadata_of(shipment) if metadata else {}
-    with _held(place.folder), _prepared(lora, place.folder, header, link=link) as fresh:
-        return _put(fresh, lora, shipment, place, now, replace=replace, how="linked" if link else "copied")
+    with _held(place.folder):
+        _sweep(place.folder, now)
+        with _prepared(lora, place.folder, header, link=link) as fresh:
+            return _put(fresh, lora, shipment, place, now, replace=replace, how="linked" if link else "copied")
 
 
 def check_lora(path: Path, base: Path | None = None) -> LoraFile:
-    """The checkpoint's header, if the file can be used: whole, finite, of a known rank, made for the base's family.
+    """Return the checkpoint's header if the file is whole, finite, of a known rank, and made for the base's family.
 
     Raises DeployError.
     """
@@ -163,7 +161,7 @@ def check_lora(path: Path, base: Path | None = None) -> LoraFile:
     family = inspect_base_model(base).family if base else "unknown"
     if "unknown" not in (family, lora.family) and family != lora.family:
         message = f"its keys are those of a LoRA for {lora.family}, and its base model {base} is {family}"
-        raise DeployError(message, where=where, remedy="look into the preset: is this the file that it trained?")
+        raise DeployError(message, where=where, remedy="check that this is the file that the preset trained")
     return lora
 
 
@@ -206,9 +204,9 @@ def name_of(directory: Path, place: Place) -> str:
     names = [name for name in _names(place) if _is_from(directory.resolve(), place.provenance(name))]
     if not names:
         remedy = f"`spyke-kohya list {place.folder}` shows what was; name it with --name"
-        raise DeployError(f"nothing that is deployed there is of {directory}", where=str(place.folder), remedy=remedy)
+        raise DeployError(f"nothing from {directory} is deployed there", where=str(place.folder), remedy=remedy)
     if len(names) > 1:
-        raise UsageError(f"several are of {directory}: {', '.join(names)}", remedy="name one with --name")
+        raise UsageError(f"several are from {directory}: {', '.join(names)}", remedy="name one with --name")
     return names[0]
 
 
@@ -257,7 +255,17 @@ def _held(folder: Path) -> Iterator[None]:
         finally:
             os.close(handle)
     except OSError as fault:
-        raise _disk_fault(fault, folder) from fault
+        full = fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "make room, or deploy with --link" if full else "give yourself the right to write there"
+        message = f"can't write there: {fault.strerror}; nothing was changed"
+        raise DeployError(message, where=str(folder), remedy=remedy) from fault
+
+
+def _sweep(folder: Path, now: datetime) -> None:
+    """Remove the new files of a deployment that was killed a day ago or earlier."""
+    for left in folder.glob(".*.new"):
+        if _NEW.fullmatch(left.name) and now.timestamp() - left.lstat().st_mtime > _LEFT_AGE_S:
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -289,9 +297,10 @@ def _write(lora: LoraFile, header: Mapping[str, str], stream: BinaryIO) -> None:
 
 def _verify(lora: LoraFile, fresh: Path, header: Mapping[str, str]) -> None:
     try:
-        same = (
-            data_sha256(read_lora(fresh)) == data_sha256(lora) if header else sha256_of(fresh) == sha256_of(lora.path)
-        )
+        if header:
+            same = data_sha256(read_lora(fresh)) == data_sha256(lora)
+        else:
+            same = sha256_of(fresh) == sha256_of(lora.path)
     except TensorFileError:
         same = False
     if not same:
@@ -320,7 +329,7 @@ def _put(
 def _move_in(fresh: Path, file: Path, note: Path, text: bytes, mark: str) -> None:
     """Put the new file and its history in the place of the old ones, which are set aside. All of it, or nothing.
 
-    The history comes first: whoever is killed in between leaves one that names the old file.
+    The history comes first: a process that is killed in between leaves a history that names the old file.
     """
     if note.is_file():
         write_whole(_aside(note, mark), note.read_bytes())
@@ -399,7 +408,7 @@ def _read_provenance(path: Path) -> dict[str, Any]:
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (OSError, ValueError, RecursionError) as fault:
         reason = str(fault)
-    remedy = "move it away; the LoRA beside it stays as it is"
+    remedy = "move it away; the LoRA stays as it is"
     raise DeployError(f"the history of this LoRA can't be read: {reason}", where=str(path), remedy=remedy)
 
 
@@ -420,9 +429,3 @@ def _check_space(lora: LoraFile, folder: Path) -> None:
     if free < needed:
         message = f"the disk is full: {free / 1e6:.0f} MB are free, {needed / 1e6:.0f} MB are needed"
         raise DeployError(message, where=str(folder), remedy="make room, or deploy with --link")
-
-
-def _disk_fault(fault: OSError, folder: Path) -> DeployError:
-    full = fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "make room, or deploy with --link" if full else "give yourself the right to write there"
-    return DeployError(f"can't write there: {fault.strerror}; nothing was changed", where=str(folder), remedy=remedy)
