@@ -77,13 +77,13 @@ class Session:
 
     def examine(self, loaded: Loaded, *, quick: bool = False, allow_pickle: bool = False) -> Examination:
         """Collect everything wrong with a preset, its dataset and its plan; ``quick`` decodes no image."""
-        from spyke_kohya.audit.examine import Means, examine
+        from spyke_kohya.audit.examine import AuditTools, examine
         from spyke_kohya.dataset.picture_cache import PictureCache, cache_directory
         from spyke_kohya.process.process_table import physical_memory_bytes
 
         cache = PictureCache(cache_directory(self.environment, self.home))
         with self.decoding() as begin:
-            means = Means(
+            tools = AuditTools(
                 size_of=cache.size_of,
                 look=None if quick else partial(cache.look, begin=begin),
                 compare=cache.compare,
@@ -92,7 +92,7 @@ class Session:
                 memory_bytes=physical_memory_bytes(),
                 allow_pickle=allow_pickle,
             )
-            examined = examine(loaded, self.root, means=means)
+            examined = examine(loaded, self.root, tools=tools)
         return replace(examined, findings=(*examined.findings, *self._in_use(loaded)))
 
     def plan(self, loaded: Loaded, options: Mapping[str, Any] | None = None, num_processes: int = 1) -> Examination:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workplace import make_workplace
 
-from spyke_kohya.audit.examine import Means, examine
+from spyke_kohya.audit.examine import AuditTools, examine
 from spyke_kohya.audit.tags import tag_tables
 from spyke_kohya.formats.clip_tokens import TokenCounter, read_token_counter, tokenizer_directories
 from spyke_kohya.presets.loading import load
@@ -21,12 +21,12 @@ def place(tmp_path):
     return make_workplace(tmp_path)
 
 
-def findings_of(place, *settings, **means):
-    return list(examine(load("tiny", place.root, settings), place.root, means=Means(**means)).findings)
+def findings_of(place, *settings, **tools):
+    return list(examine(load("tiny", place.root, settings), place.root, tools=AuditTools(**tools)).findings)
 
 
-def only(place, *settings, **means):
-    (finding,) = findings_of(place, *settings, **means)
+def only(place, *settings, **tools):
+    (finding,) = findings_of(place, *settings, **tools)
     return finding
 
 

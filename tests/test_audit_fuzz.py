@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from workplace import make_workplace
 
-from spyke_kohya.audit.examine import Means, examine
+from spyke_kohya.audit.examine import AuditTools, examine
 from spyke_kohya.dataset.picture_cache import PictureCache
 from spyke_kohya.presets.loading import load
 from spyke_kohya.report.plain_text import findings_text
 
-MEANS = Means(look=lambda paths: PictureCache(None).look(paths, lambda count: lambda done: None), memory_bytes=1)
+TOOLS = AuditTools(look=lambda paths: PictureCache(None).look(paths, lambda count: lambda done: None), memory_bytes=1)
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -44,7 +44,7 @@ def soon(seconds=20):
 
 def examined(place, name="tiny"):
     with soon():
-        examination = examine(load(name, place.root), place.root, means=MEANS)
+        examination = examine(load(name, place.root), place.root, tools=TOOLS)
     text = findings_text(examination.findings)
     assert all(character.isprintable() or character == "\n" for character in text)
     json.dumps(examination.to_dict())

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 from workplace import make_workplace
 
-from spyke_kohya.audit.examine import Means, examine
+from spyke_kohya.audit.examine import AuditTools, examine
 from spyke_kohya.dataset import picture_cache
 from spyke_kohya.dataset.copies import Alike, alike, look_of
 from spyke_kohya.dataset.decoding import decode, decode_all
@@ -37,8 +37,8 @@ def place(tmp_path):
 
 
 def findings_of(place, name="tiny", *settings, cache=None):
-    means = Means(look=lambda paths: PictureCache(cache).look(paths, lambda count: lambda done: None))
-    return list(examine(load(name, place.root, settings), place.root, means=means).findings)
+    tools = AuditTools(look=lambda paths: PictureCache(cache).look(paths, lambda count: lambda done: None))
+    return list(examine(load(name, place.root, settings), place.root, tools=tools).findings)
 
 
 def codes(place, *settings):

@@ -12,12 +12,12 @@ from PIL import Image, ImageOps
 from workplace import PROJECT, make_workplace, write_base_model
 
 from spyke_kohya.audit.catalogue import CATALOGUE
-from spyke_kohya.audit.examine import Means, examine
+from spyke_kohya.audit.examine import AuditTools, examine
 from spyke_kohya.dataset.picture_cache import PictureCache
 from spyke_kohya.presets.loading import load
 
 GIB = 2**30
-MEANS = Means(
+TOOLS = AuditTools(
     look=lambda paths: PictureCache(None).look(paths, lambda count: lambda done: None),
     memory_bytes=16 * GIB,
 )
@@ -172,8 +172,8 @@ def write_presets(place):
     (place.root / "presets/options.toml").write_text(toml.dumps(training))
 
 
-def codes(place, name, *settings, means=MEANS):
-    return [finding.code for finding in examine(load(name, place.root, settings), place.root, means=means).findings]
+def codes(place, name, *settings, tools=TOOLS):
+    return [finding.code for finding in examine(load(name, place.root, settings), place.root, tools=tools).findings]
 
 
 def test_every_fault_of_a_broken_dataset_is_named_once(broken):
@@ -214,9 +214,9 @@ def test_the_shipped_presets_are_clean(shipped, name, expected):
     """But for the run of record's own attention: its options are what they were."""
     write_base_model(shipped / "base.safetensors")
     setting = "train_network.pretrained_model_name_or_path=base.safetensors"
-    examined = examine(load(name, shipped, [setting]), shipped, means=MEANS)
+    examined = examine(load(name, shipped, [setting]), shipped, tools=TOOLS)
     assert [finding.code for finding in examined.findings] == expected
-    assert [f.code for f in examine(load("spyke", shipped), shipped, means=MEANS).findings] == []
+    assert [f.code for f in examine(load("spyke", shipped), shipped, tools=TOOLS).findings] == []
 
 
 def test_the_demo_is_clean(tmp_path, demo_pictures, tiny_base):
@@ -226,4 +226,4 @@ def test_the_demo_is_clean(tmp_path, demo_pictures, tiny_base):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/miniature").symlink_to(tiny_base)
     for name in ("demo", "demo_dataset"):
-        assert examine(load(name, tmp_path), tmp_path, means=MEANS).findings == ()
+        assert examine(load(name, tmp_path), tmp_path, tools=TOOLS).findings == ()

@@ -5,7 +5,7 @@ import zlib
 import pytest
 import toml
 from PIL import Image
-from test_audit_whole import MEANS, Folder, picture
+from test_audit_whole import TOOLS, Folder, picture
 from workplace import make_workplace, write_base_model
 
 from spyke_kohya.audit.examine import examine
@@ -31,7 +31,7 @@ def make_folder(root, name, count, first="spyke", size=(512, 512), text=None):
 
 def made(root, name="mine", **asked):
     write_new(new_presets(Asked(name, "images", "base.safetensors", "cpu", **asked), root))
-    return examine(load(name, root), root, means=MEANS)
+    return examine(load(name, root), root, tools=TOOLS)
 
 
 @pytest.mark.parametrize(

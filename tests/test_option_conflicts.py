@@ -10,7 +10,7 @@ import pytest
 from workplace import SD15_KEY, make_workplace
 
 from spyke_kohya.audit.base import file_hash
-from spyke_kohya.audit.examine import Means, examine
+from spyke_kohya.audit.examine import AuditTools, examine
 from spyke_kohya.audit.memory import needed_bytes
 from spyke_kohya.audit.output import check_in_use
 from spyke_kohya.engine.options import parser_defaults
@@ -24,12 +24,12 @@ def place(tmp_path):
     return make_workplace(tmp_path)
 
 
-def findings_of(place, *settings, **means):
-    return list(examine(load("tiny", place.root, settings), place.root, means=Means(**means)).findings)
+def findings_of(place, *settings, **tools):
+    return list(examine(load("tiny", place.root, settings), place.root, tools=AuditTools(**tools)).findings)
 
 
-def only(place, *settings, **means):
-    (finding,) = findings_of(place, *settings, **means)
+def only(place, *settings, **tools):
+    (finding,) = findings_of(place, *settings, **tools)
     assert finding.remedy
     return finding
 

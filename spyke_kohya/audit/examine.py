@@ -30,7 +30,7 @@ from spyke_kohya.presets.training import TrainingPreset
 
 
 @dataclass(frozen=True)
-class Means:
+class AuditTools:
     """What an examination may use beside the preset.
 
     ``size_of`` reads an image's header; ``look`` decodes images, None leaves that out; ``compare`` finds those that
@@ -77,18 +77,20 @@ def examine(
     options: Mapping[str, Any] | None = None,
     *,
     num_processes: int = 1,
-    means: Means = Means(),
+    tools: AuditTools = AuditTools(),
 ) -> Examination:
     """Examine a loaded preset. ``options`` complete a dataset preset with what a training preset would say.
 
-    The images' headers and the captions are read, and the images are decoded where the means say so; nothing but that
+    The images' headers and the captions are read, and the images are decoded where the tools can; nothing but that
     decoding's own cache is written. Findings that many files of a folder share are one.
     """
-    examination = _examine(loaded, root, {**loaded.options, **(options or {})}, num_processes, means)
+    examination = _examine(loaded, root, {**loaded.options, **(options or {})}, num_processes, tools)
     return replace(examination, findings=tuple(grouped(examination.findings)))
 
 
-def _examine(loaded: Loaded, root: Path, stated: Mapping[str, Any], num_processes: int, means: Means) -> Examination:
+def _examine(
+    loaded: Loaded, root: Path, stated: Mapping[str, Any], num_processes: int, tools: AuditTools
+) -> Examination:
     findings = list(loaded.findings)
     training = loaded.training
     where = shown_path(loaded.path, root)
@@ -97,17 +99,17 @@ def _examine(loaded: Loaded, root: Path, stated: Mapping[str, Any], num_processe
         datasets, doubts = resolve(loaded.dataset, stated, shown_path(loaded.dataset_path, root))
         findings += doubts
     if training:
-        findings += _check_training(training, datasets or (), root, where, means)
+        findings += _check_training(training, datasets or (), root, where, tools)
     if datasets is None:
         return Examination(loaded, tuple(findings))
-    found = scan(datasets, root, means.size_of)
+    found = scan(datasets, root, tools.size_of)
     plan, faults = _plan(loaded, found, stated, num_processes, where if loaded.kind == "training" else "")
     plan = _sized(plan, stated, root)
     findings += [*faults, *check_repeats(datasets, steps_confirmed=meets(plan, training.expect if training else None))]
     captions = read_captions(found)
-    findings += check_captions(found, captions, _rules(captions, training, stated, root, means))
+    findings += check_captions(found, captions, _rules(captions, training, stated, root, tools))
     findings += check_images(found, stated, is_complete=loaded.kind == "training")
-    findings += _check_pictures(found, training.evaluate.heldout_dir if training else None, root, means)
+    findings += _check_pictures(found, training.evaluate.heldout_dir if training else None, root, tools)
     if training:
         findings += check_heldout(training, where)
         findings += check_output(training.effective_options, plan, root, where)
@@ -118,14 +120,14 @@ def _examine(loaded: Loaded, root: Path, stated: Mapping[str, Any], num_processe
 
 
 def _check_training(
-    training: TrainingPreset, datasets: tuple[ResolvedDataset, ...], root: Path, where: str, means: Means
+    training: TrainingPreset, datasets: tuple[ResolvedDataset, ...], root: Path, where: str, tools: AuditTools
 ) -> list[Finding]:
     options = training.effective_options
     findings = check_options(training, where, datasets)
-    findings += check_base_model(options, root, where, allow_pickle=means.allow_pickle)
+    findings += check_base_model(options, root, where, allow_pickle=tools.allow_pickle)
     findings += check_resolution(options, [(dataset.where, dataset.resolution) for dataset in datasets], root)
-    if means.memory_bytes is not None and datasets:
-        findings += check_memory(options, datasets, training.launch.target, (root, where), means.memory_bytes)
+    if tools.memory_bytes is not None and datasets:
+        findings += check_memory(options, datasets, training.launch.target, (root, where), tools.memory_bytes)
     return findings
 
 
@@ -134,25 +136,25 @@ def _rules(
     training: TrainingPreset | None,
     options: Mapping[str, Any],
     root: Path,
-    means: Means,
+    tools: AuditTools,
 ) -> Rules:
     """Return what captions are checked against; the vocabulary is read only where a caption could be too long."""
     limit = options.get("max_token_length") or DEFAULT_LIMIT
     counter = TokenCounter()
     if any(len(caption.text) > limit for caption in captions):
         under = path_option(options, "tokenizer_cache_dir", root) if options.get("tokenizer_cache_dir") else None
-        counter = read_token_counter(tokenizer_directories(under, means.environment, means.home))
+        counter = read_token_counter(tokenizer_directories(under, tools.environment, tools.home))
     return Rules(training.expect.trigger if training else None, counter, limit)
 
 
-def _check_pictures(found: Scan, heldout_dir: str | None, root: Path, means: Means) -> list[Finding]:
-    held_out = scan_folder(heldout_dir, ".txt", root, means.size_of) if heldout_dir else None
+def _check_pictures(found: Scan, heldout_dir: str | None, root: Path, tools: AuditTools) -> list[Finding]:
+    held_out = scan_folder(heldout_dir, ".txt", root, tools.size_of) if heldout_dir else None
     findings = check_held_out_apart(found, held_out)
-    if means.look is None:
+    if tools.look is None:
         return findings
     roles = roles_of(found, held_out)
-    pictures = means.look(roles)
-    return [*findings, *check_pictures(found, pictures), *check_duplicates(roles, pictures, means.compare)]
+    pictures = tools.look(roles)
+    return [*findings, *check_pictures(found, pictures), *check_duplicates(roles, pictures, tools.compare)]
 
 
 def _plan(
