@@ -192,7 +192,7 @@ class Evaluation:
         )  # fmt: skip
 
     def encode_pictures(self, models: Models) -> None:
-        """The mean latent of every picture; then the VAE is given back."""
+        """Return the mean latent of every picture; then the VAE is given back."""
         self.latents = []
         models.vae.to(self.device)
         for number, picture in enumerate(self.request["pictures"]):
@@ -222,7 +222,7 @@ class Evaluation:
                 sys.exit("evaluate: the program that asked has gone")
 
     def losses(self, models: Models, number: int, picture: dict[str, Any]) -> dict[Cell, float]:
-        """The loss of one picture at every timestep and replicate, in one batch."""
+        """Return the loss of one picture at every timestep and replicate, in one batch."""
         latents = self.latents[number]
         noise = torch.stack([noise_for(self.request["seed"], picture["sha256"], *c, latents.shape) for c in self.cells])
         noise = noise.to(self.device)
@@ -238,7 +238,10 @@ class Evaluation:
         return dict(zip(self.cells, losses, strict=True))
 
     def text(self, models: Models, caption: str) -> Tensor:
-        """What the text encoder makes of a caption, once a checkpoint; alone, so that no other caption touches it."""
+        """Return what the text encoder makes of a caption, once a checkpoint.
+
+        Alone, so that no other caption touches it.
+        """
         if caption not in self.texts:
             began = time.perf_counter()
             self.texts[caption] = models.encode(caption)
@@ -263,7 +266,7 @@ def weights_taken_over(model: type[nn.Module]) -> Iterator[None]:
 
 
 def measured_rows(path: Path) -> set[tuple[str, str, int, int]]:
-    """What is in the file already, by its content and not by names; it has its header and whole lines."""
+    """Return what is in the file already, by its content and not by names; it has its header and whole lines."""
     with path.open(newline="", encoding="utf-8") as rows:
         return {
             (row["checkpoint_id"], row["picture_id"], int(row["timestep"]), int(row["replicate"]))
@@ -272,7 +275,7 @@ def measured_rows(path: Path) -> set[tuple[str, str, int, int]]:
 
 
 def noise_for(seed: int, sha256: str, timestep: int, replicate: int, shape: Sequence[int]) -> Tensor:
-    """The noise of one cell, the same on every device and in every order: drawn on the CPU from the cell's own key."""
+    """Draw the noise of one cell on the CPU, from its own key: the same on every device and in every order."""
     key = hashlib.sha256(f"{seed}:{sha256}:{timestep}:{replicate}".encode()).digest()
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "big") >> 1)
     return torch.randn(shape, generator=generator, device="cpu")
@@ -288,7 +291,7 @@ def noise_schedule(zero_terminal_snr: bool, is_engine: bool) -> DDPMScheduler:
 
 
 def most_memory_bytes() -> int:
-    """The most memory this process has held; the kernel counts in kilobytes, but on a Mac in bytes."""
+    """Return the most memory this process has held; the kernel counts in kilobytes, but on a Mac in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
