@@ -189,6 +189,11 @@ def accepted_options(draw):
     return options
 
 
+def test_two_dashes_alone_are_refused_for_argparse_drops_them():
+    assert vars(parser().parse_args(["--console_log_file=--"]))["console_log_file"] == []
+    assert "dropped" in check_option("console_log_file", "--")[1]
+
+
 @settings(max_examples=60, deadline=None)
 @given(accepted_options())
 def test_whatever_is_accepted_reaches_argparse_as_it_was_written(options):

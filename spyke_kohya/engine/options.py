@@ -102,7 +102,7 @@ def check_option(name: str, value: object) -> tuple[OptionFault, str] | None:
     if option.choices is not None and value not in option.choices:
         choices = ", ".join(str(choice) for choice in option.choices if choice is not None)
         return "bad-choice", f"{value!r} is not one of {choices}"
-    danger = next(filter(None, map(_danger, value)), None) if isinstance(value, list) else _unprintable(str(value))
+    danger = next(filter(None, map(_danger, value)), None) if isinstance(value, list) else _unpassable(str(value))
     return ("unsafe-value", danger) if danger else None
 
 
@@ -134,11 +134,13 @@ def _danger(item: object) -> str | None:
     word = str(item)
     if word.startswith("-") and not _NEGATIVE_NUMBER.fullmatch(word):
         return f"{word!r} would be taken for another option"
-    return f"{word!r} holds a line break" if "\n" in word or "\r" in word else _unprintable(word)
+    return f"{word!r} holds a line break" if "\n" in word or "\r" in word else _unpassable(word)
 
 
-def _unprintable(word: str) -> str | None:
-    """Say why no program can be given ``word`` at all, or return None."""
+def _unpassable(word: str) -> str | None:
+    """Say why ``word`` would not arrive as it is, or return None."""
+    if word == "--":
+        return "'--' alone is dropped by the parser of train_network.py"
     if "\0" in word:
         return f"{word!r} holds a null character"
     return f"{word!r} is no valid Unicode" if any("\ud800" <= character <= "\udfff" for character in word) else None
