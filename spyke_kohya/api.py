@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from spyke_kohya.run.supervision import Patience
     from spyke_kohya.run.train import Outcome
     from spyke_kohya.ship.deploy import Deployed
-    from spyke_kohya.start.importing.imported import Imported
+    from spyke_kohya.start.importing.import_settings import Imported
 
 
 def load_preset(name: str, *, root: Path | None = None, settings: Sequence[str] = ()) -> Loaded:
@@ -121,7 +121,7 @@ def new(
 
 def import_settings(text: str, *, target: Target, name: str | None = None, root: Path | None = None) -> Imported:
     """Write presets from another front end's settings; ``notes`` say what could not be carried over."""
-    from spyke_kohya.start.importing.imported import import_settings
+    from spyke_kohya.start.importing.import_settings import import_settings
     from spyke_kohya.start.writing import write_new
 
     imported = import_settings(text, (root or Path()).absolute(), name=name, target=target)

@@ -255,11 +255,11 @@ class Session:
 
     def doctor(self, loaded: Loaded | None, engine: Path | None = None) -> Iterator[Check]:
         """Check this machine, this Python and this sd-scripts, one after the other."""
-        from spyke_kohya.audit.doctor import Patient, examine
+        from spyke_kohya.audit.doctor import Checkup, examine
 
         training = _training_of(loaded) if loaded else None
         find = partial(self.find_engine, loaded, engine)
-        return examine(Patient(find, training, self.root, self.environment, self.home))
+        return examine(Checkup(find, training, self.root, self.environment, self.home))
 
     def evaluate(
         self,
@@ -333,11 +333,11 @@ class Session:
 
     def lock(self, examined: Examination, engine: Engine) -> dict[str, Any]:
         """Return the lock of an examined training preset. Raises an error by its findings where it can't start."""
-        from spyke_kohya.repeat.lock import Surroundings, make_lock
+        from spyke_kohya.repeat.lock import LockContext, make_lock
 
         if examined.plan is None or examined.scan is None or examined.loaded.training is None:
             raise refusal(examined.findings, "there is nothing to lock")
-        around = Surroundings(self.root, self.home, self.environment)
+        around = LockContext(self.root, self.home, self.environment)
         return make_lock(examined.loaded, examined.plan, examined.scan, engine, around)
 
     def drift(self, examined: Examination, engine: Engine, path: Path) -> tuple[dict[str, Any], list[Finding]]:

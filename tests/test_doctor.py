@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from workplace import make_workplace, write_base_model
 
-from spyke_kohya.audit.doctor import Patient, accelerate_user_config, examine
+from spyke_kohya.audit.doctor import Checkup, accelerate_user_config, examine
 from spyke_kohya.engine.release import COMMIT, Engine
 from spyke_kohya.errors import EngineError
 from spyke_kohya.presets.loading import load
@@ -45,7 +45,7 @@ def checks(place, engine=None, *, preset=True, environment=None, reaches=False):
     torch.parent.mkdir(exist_ok=True)
     torch.write_text(FAKE_TORCH)
     home = place.root / "home"
-    patient = Patient(
+    patient = Checkup(
         find_engine=find,
         preset=load("tiny", place.root).training if preset else None,
         root=place.root,

@@ -13,7 +13,7 @@ import pytest
 from spyke_kohya.engine.release import Engine
 from spyke_kohya.errors import PresetError
 from spyke_kohya.repeat.inputs import changed
-from spyke_kohya.repeat.lock import Surroundings, _hashes, drift, read_lock, tree_of
+from spyke_kohya.repeat.lock import LockContext, _hashes, drift, read_lock, tree_of
 from tests.commands import spyke
 from tests.small_training import write_training
 
@@ -192,7 +192,7 @@ def test_ten_thousand_images_are_hashed_in_time(tmp_path):
     for number in range(10_000):
         (tmp_path / f"{number:05d}.png").write_bytes(number.to_bytes(4, "little") * 5000)
     started = time.perf_counter()
-    hashes = _hashes((str(path) for path in tmp_path.iterdir()), Surroundings(tmp_path, Path.home(), {}))
+    hashes = _hashes((str(path) for path in tmp_path.iterdir()), LockContext(tmp_path, Path.home(), {}))
     assert len(set(hashes.values())) == 10_000
     assert time.perf_counter() - started < 10
 

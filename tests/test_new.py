@@ -11,7 +11,7 @@ from workplace import make_workplace, write_base_model
 from spyke_kohya.audit.examine import examine
 from spyke_kohya.errors import DatasetError, PresetError
 from spyke_kohya.presets.loading import load
-from spyke_kohya.start.new import Asked, base_of_others, new_presets
+from spyke_kohya.start.new import NewPreset, base_of_others, new_presets
 from spyke_kohya.start.writing import write_new
 
 
@@ -30,7 +30,7 @@ def make_folder(root, name, count, first="spyke", size=(512, 512), text=None):
 
 
 def made(root, name="mine", **asked):
-    write_new(new_presets(Asked(name, "images", "base.safetensors", "cpu", **asked), root))
+    write_new(new_presets(NewPreset(name, "images", "base.safetensors", "cpu", **asked), root))
     return examine(load(name, root), root, tools=TOOLS)
 
 
@@ -89,12 +89,12 @@ def test_nothing_that_stands_is_written_over(root):
 def test_a_folder_without_pictures_is_refused_and_the_one_below_named(root):
     make_folder(root, "images/1_deeper", 1)
     with pytest.raises(DatasetError) as told:
-        new_presets(Asked("mine", "images", "base.safetensors", "cpu"), root)
+        new_presets(NewPreset("mine", "images", "base.safetensors", "cpu"), root)
     assert "images/1_deeper" in told.value.remedy
     (root / "broken").mkdir()
     (root / "broken/x.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match="none of its images can be read"):
-        new_presets(Asked("mine", "broken", "base.safetensors", "cpu"), root)
+        new_presets(NewPreset("mine", "broken", "base.safetensors", "cpu"), root)
 
 
 def test_the_base_of_another_preset_is_taken(root):

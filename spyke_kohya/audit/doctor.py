@@ -70,7 +70,7 @@ def reaches(host: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Patient:
+class Checkup:
     """What is examined. ``find_engine`` may raise EngineError; ``preset`` is None when none was named."""
 
     find_engine: Callable[[], Engine]
@@ -81,24 +81,24 @@ class Patient:
     reaches: Callable[[str], bool] = reaches
 
 
-def examine(patient: Patient) -> Iterator[Check]:
+def examine(checkup: Checkup) -> Iterator[Check]:
     """Every check, as it is made. Those that need an engine are left out when there is none."""
     yield _own_python()
     needs_tokenizer = True
     try:
-        engine = patient.find_engine()
+        engine = checkup.find_engine()
     except EngineError as fault:
         yield Check("sd-scripts", "fault", f"{fault.what}: {fault.where}", fault.remedy)
     else:
         yield _engine_commit(engine)
-        yield from _engine_python(engine, patient)
+        yield from _engine_python(engine, checkup)
         needs_tokenizer = engine.is_sd_scripts  # the miniature takes the one beside its base model
-    yield _accelerate_config(patient)
-    yield from _base_model(patient)
+    yield _accelerate_config(checkup)
+    yield from _base_model(checkup)
     if needs_tokenizer:
-        yield _tokenizer(patient)
-    yield _disk(patient)
-    yield _sleep(patient)
+        yield _tokenizer(checkup)
+    yield _disk(checkup)
+    yield _sleep(checkup)
 
 
 def _own_python() -> Check:
@@ -120,13 +120,13 @@ def _engine_commit(engine: Engine) -> Check:
     return Check("sd-scripts", "warning", message, f"git checkout {RELEASE} there, or `make engine`")
 
 
-def _engine_python(engine: Engine, patient: Patient) -> Iterator[Check]:
+def _engine_python(engine: Engine, checkup: Checkup) -> Iterator[Check]:
     wanted = sorted(required_modules(engine.directory, SCRIPT) | _ALSO_NEEDED)
     try:
         answer = ask(
             [str(engine.python), "-c", _PROBE, json.dumps(wanted)],
-            env=patient.environment,
-            cwd=patient.root,
+            env=checkup.environment,
+            cwd=checkup.root,
             timeout_s=_PROBE_TIMEOUT_S,
         )
     except EngineError as fault:
@@ -140,7 +140,7 @@ def _engine_python(engine: Engine, patient: Patient) -> Iterator[Check]:
         return
     yield _modules(engine, wanted, found)
     if "torch" in found:
-        yield _device(found, patient)
+        yield _device(found, checkup)
     yield _launcher(engine)
 
 
@@ -157,9 +157,9 @@ def _modules(engine: Engine, wanted: list[str], found: Mapping[str, Any]) -> Che
     return Check("engine's Python", "fault", f"{about} lacks {', '.join(found['missing'])}", remedy)
 
 
-def _device(found: Mapping[str, Any], patient: Patient) -> Check:
+def _device(found: Mapping[str, Any], checkup: Checkup) -> Check:
     about = f"torch {found['torch']} can use {', '.join(found['devices'])}"
-    target = patient.preset.launch.target if patient.preset else None
+    target = checkup.preset.launch.target if checkup.preset else None
     if target is None or target in found["devices"]:
         return Check("device", "ok", about)
     remedy = f'set [launch] target = "{found["devices"][0]}", or train where there is {target}'
@@ -174,9 +174,9 @@ def _launcher(engine: Engine) -> Check:
     )
 
 
-def _accelerate_config(patient: Patient) -> Check:
+def _accelerate_config(checkup: Checkup) -> Check:
     subject = "accelerate config"
-    path = accelerate_user_config(patient.environment, patient.home)
+    path = accelerate_user_config(checkup.environment, checkup.home)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -198,43 +198,43 @@ def accelerate_user_config(environment: Mapping[str, str], home: Path) -> Path:
     return hub_home(environment, home) / "accelerate" / "default_config.yaml"
 
 
-def _base_model(patient: Patient) -> Iterator[Check]:
-    if patient.preset is None:
+def _base_model(checkup: Checkup) -> Iterator[Check]:
+    if checkup.preset is None:
         return
-    options = patient.preset.effective_options
-    findings = check_base_model(options, patient.root, "preset")
+    options = checkup.preset.effective_options
+    findings = check_base_model(options, checkup.root, "preset")
     for finding in findings:
         status: Status = "fault" if finding.severity == "error" else "warning"
         yield Check("base model", status, finding.message, finding.remedy)
     if not findings:
         name = path_option(options, "pretrained_model_name_or_path", Path())
-        header = inspect_base_model(patient.root / name)
+        header = inspect_base_model(checkup.root / name)
         yield Check("base model", "ok", f"{name}: {header.family}, {header.form}")
 
 
-def _tokenizer(patient: Patient) -> Check:
-    for place in _tokenizer_places(patient):
+def _tokenizer(checkup: Checkup) -> Check:
+    for place in _tokenizer_places(checkup):
         if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
             return Check("CLIP tokenizer", "ok", str(place))
     remedy = (
         "connect once, or set [train_network] tokenizer_cache_dir to a folder that holds openai_clip-vit-large-patch14"
     )
-    if patient.reaches("huggingface.co"):
+    if checkup.reaches("huggingface.co"):
         return Check(
             "CLIP tokenizer", "warning", f"{TOKENIZER} will be downloaded at the first run", "nothing, while online"
         )
     return Check("CLIP tokenizer", "fault", f"{TOKENIZER} is neither on this disk nor within reach", remedy)
 
 
-def _tokenizer_places(patient: Patient) -> Iterator[Path]:
-    options = patient.preset.effective_options if patient.preset else {}
-    under = path_option(options, "tokenizer_cache_dir", patient.root) if options.get("tokenizer_cache_dir") else None
-    return tokenizer_directories(under, patient.environment, patient.home)
+def _tokenizer_places(checkup: Checkup) -> Iterator[Path]:
+    options = checkup.preset.effective_options if checkup.preset else {}
+    under = path_option(options, "tokenizer_cache_dir", checkup.root) if options.get("tokenizer_cache_dir") else None
+    return tokenizer_directories(under, checkup.environment, checkup.home)
 
 
-def _disk(patient: Patient) -> Check:
-    options = patient.preset.options if patient.preset else {"output_dir": "."}
-    place = nearest_that_stands(path_option(options, "output_dir", patient.root))
+def _disk(checkup: Checkup) -> Check:
+    options = checkup.preset.options if checkup.preset else {"output_dir": "."}
+    place = nearest_that_stands(path_option(options, "output_dir", checkup.root))
     free = shutil.disk_usage(place).free
     about = f"{free / 1e9:.0f} GB free at {place}"
     if free > _FEW_BYTES:
@@ -244,10 +244,10 @@ def _disk(patient: Patient) -> Check:
     )
 
 
-def _sleep(patient: Patient) -> Check:
+def _sleep(checkup: Checkup) -> Check:
     if platform.system() != "Darwin":
         return Check("sleep", "ok", "not a Mac: nothing to look at")
-    settings = ask(["pmset", "-g"], env=patient.environment, cwd=patient.root, timeout_s=10.0).stdout.decode(
+    settings = ask(["pmset", "-g"], env=checkup.environment, cwd=checkup.root, timeout_s=10.0).stdout.decode(
         errors="replace"
     )
     minutes = re.search(r"^\s*sleep\s+(\d+)", settings, re.MULTILINE)

@@ -20,7 +20,7 @@ from spyke_kohya.engine.events import (
     StateSaved,
     Step,
 )
-from spyke_kohya.engine.multiline import MAX_LINE_CHARS, TRACEBACK_HEAD, LogRecord, Traceback
+from spyke_kohya.engine.log_records import MAX_LINE_CHARS, TRACEBACK_HEAD, LogRecord, Traceback
 
 _MAX_SEGMENT_BYTES = 65536
 _BAR = re.compile(

@@ -60,7 +60,7 @@ class _Lock(BaseModel):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class LockContext:
     """Where a lock is made: ``inherited`` is the environment, ``home`` is written as ``~``."""
 
     root: Path
@@ -73,7 +73,7 @@ def lock_path(loaded: Loaded) -> Path:
     return loaded.path.with_suffix(".lock")
 
 
-def make_lock(loaded: Loaded, plan: Plan, found: Scan, engine: Engine, around: Surroundings) -> Document:
+def make_lock(loaded: Loaded, plan: Plan, found: Scan, engine: Engine, around: LockContext) -> Document:
     """Return the lock of a training preset without faults. It holds no paths but those that the presets name."""
     preset = loaded.training
     assert preset is not None
@@ -151,7 +151,7 @@ def tree_of(engine: Engine, inherited: Mapping[str, str]) -> Tree:
     return "unknown"
 
 
-def _hashes(paths: Iterator[str], around: Surroundings) -> dict[str, str]:
+def _hashes(paths: Iterator[str], around: LockContext) -> dict[str, str]:
     listed = sorted(set(paths))
     hashes = _hash_all(around.root / path for path in listed)
     return dict(zip((_portable(path, around) for path in listed), hashes, strict=True))
@@ -169,7 +169,7 @@ def _hash(file: Path) -> str:
         return f"unreadable: {fault.strerror}"
 
 
-def _portable(path: str, around: Surroundings) -> str:
+def _portable(path: str, around: LockContext) -> str:
     """Return a path as a preset would name it, on any machine."""
     for base, shown in ((around.root, ""), (around.home, "~/")):
         if Path(path).is_relative_to(base):

@@ -52,7 +52,7 @@ _LAYOUTS: tuple[tuple[Ui, str, tuple[str, ...]], ...] = (
 
 
 @dataclass(frozen=True)
-class Place:
+class LoraFolder:
     """A folder of LoRAs and the UI that reads it."""
 
     ui: Ui
@@ -94,22 +94,22 @@ class _Provenance(BaseModel):
     step: int | None = None
 
 
-def find_place(directory: Path) -> Place:
+def find_place(directory: Path) -> LoraFolder:
     """Find the LoRA folder of a UI's directory, or take that folder itself. Raises DeployError for any other."""
     if not directory.is_dir():
         remedy = "name the directory of ComfyUI, A1111 or Forge"
         raise DeployError("no such directory", where=str(directory), remedy=remedy)
     for ui, folder, signs in _LAYOUTS:
         if directory.name == folder and directory.parent.name == "models":
-            return Place(ui, directory)
+            return LoraFolder(ui, directory)
         loras = directory / "models" / folder
         if loras.is_dir() or ((directory / "models").is_dir() and any((directory / sign).exists() for sign in signs)):
-            return Place(ui, loras)
+            return LoraFolder(ui, loras)
     message = "neither ComfyUI nor A1111 or Forge: there is no models/loras and no models/Lora in it"
     raise DeployError(message, where=str(directory), remedy="name the directory that holds its `models` folder")
 
 
-def place_of(directory: Path, to: Path | None) -> Place:
+def place_of(directory: Path, to: Path | None) -> LoraFolder:
     """Return the LoRA folder of ``to``, or of [deploy] to of the preset that was trained. Raises UsageError."""
     target = to or place_on_record(directory)
     if target is None:
@@ -120,7 +120,7 @@ def place_of(directory: Path, to: Path | None) -> Place:
 
 def deploy(
     shipment: Shipment,
-    place: Place,
+    place: LoraFolder,
     *,
     now: datetime,
     replace: bool = False,
@@ -165,7 +165,7 @@ def check_lora(path: Path, base: Path | None = None) -> LoraFile:
     return lora
 
 
-def undo(place: Place, name: str) -> str:
+def undo(place: LoraFolder, name: str) -> str:
     """Take a deployed file away and put back what was there before it. Returns what was done. Raises DeployError."""
     file, note = place.file(name), place.provenance(name)
     record = _read_provenance(note)
@@ -191,12 +191,12 @@ def undo_from(directory: Path, to: Path | None, name: str | None) -> str:
     return undo(place, name_of(directory, place) if name is None else check_name(name))
 
 
-def deployed_in(place: Place) -> list[Deployed]:
+def deployed_in(place: LoraFolder) -> list[Deployed]:
     """Return what this project deployed there, by name; the files are read to see whether they are still the same."""
     return [_deployed(place, name) for name in _names(place)]
 
 
-def name_of(directory: Path, place: Place) -> str:
+def name_of(directory: Path, place: LoraFolder) -> str:
     """Return the name under which a checkpoint of an output or run directory is deployed.
 
     Raises DeployError where none is, and UsageError where several are.
@@ -210,11 +210,11 @@ def name_of(directory: Path, place: Place) -> str:
     return names[0]
 
 
-def _names(place: Place) -> list[str]:
+def _names(place: LoraFolder) -> list[str]:
     return sorted(note.name.removesuffix(PROVENANCE_SUFFIX) for note in place.folder.glob(f"*{PROVENANCE_SUFFIX}"))
 
 
-def _deployed(place: Place, name: str) -> Deployed:
+def _deployed(place: LoraFolder, name: str) -> Deployed:
     file, record = place.file(name), {}
     try:
         record = _read_provenance(place.provenance(name))
@@ -308,7 +308,7 @@ def _verify(lora: LoraFile, fresh: Path, header: Mapping[str, str]) -> None:
 
 
 def _put(
-    fresh: Path, lora: LoraFile, shipment: Shipment, place: Place, now: datetime, *, replace: bool, how: str
+    fresh: Path, lora: LoraFile, shipment: Shipment, place: LoraFolder, now: datetime, *, replace: bool, how: str
 ) -> Deployed:
     file, note = place.file(shipment.name), place.provenance(shipment.name)
     record = _provenance(fresh, lora, shipment, place, now, how)
@@ -365,7 +365,7 @@ def _free_mark(file: Path, note: Path, now: datetime) -> str:
 
 
 def _provenance(
-    fresh: Path, lora: LoraFile, shipment: Shipment, place: Place, now: datetime, how: str
+    fresh: Path, lora: LoraFile, shipment: Shipment, place: LoraFolder, now: datetime, how: str
 ) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,

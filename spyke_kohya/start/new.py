@@ -26,7 +26,7 @@ _FULL_SIDE, _STEP = 512, 64
 
 
 @dataclass(frozen=True)
-class Asked:
+class NewPreset:
     """What a person says of a new preset; paths are as they are to stand in it."""
 
     name: str
@@ -38,7 +38,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Seen:
+class FolderFacts:
     """What the folders say: how many pictures, the trigger, whether there are captions and tags, the resolution."""
 
     count: int
@@ -68,12 +68,12 @@ def write_presets(
     base = base or base_of_others(root)
     if base is None:
         raise UsageError("no base model is named", remedy="say --base FILE")
-    files = new_presets(Asked(name, images, base, target, reg, trigger), root)
+    files = new_presets(NewPreset(name, images, base, target, reg, trigger), root)
     write_new(files)
     return list(files)
 
 
-def new_presets(asked: Asked, root: Path) -> dict[Path, str]:
+def new_presets(asked: NewPreset, root: Path) -> dict[Path, str]:
     """Return the text of a dataset and a training preset, by their paths under ``root``; nothing is written.
 
     Steps: each picture is seen 40 times, as in the run of record, but all of them together 400 to 1000 times; a step
@@ -94,7 +94,7 @@ def new_presets(asked: Asked, root: Path) -> dict[Path, str]:
     }
 
 
-def look(asked: Asked, root: Path) -> Seen:
+def look(asked: NewPreset, root: Path) -> FolderFacts:
     """Look at the pictures and captions. Raises DatasetError where there is no picture that can be read."""
     images, *reg = (scan_folder(path, ".txt", root) for path in (asked.images, *([asked.reg] if asked.reg else ())))
     for folder in (images, *reg):
@@ -108,7 +108,7 @@ def look(asked: Asked, root: Path) -> Seen:
     area = statistics.median(width * height for width, height in sizes)
     captions = [caption.text for caption in captions_in(images) if caption.file and not caption.problem]
     firsts = {text.split(",")[0].strip() for text in captions}
-    return Seen(
+    return FolderFacts(
         count=len(images.images),
         trigger=asked.trigger or (firsts.pop() if len(firsts) == 1 else asked.name),
         captioned=bool(captions),
@@ -118,7 +118,7 @@ def look(asked: Asked, root: Path) -> Seen:
     )
 
 
-def _dataset_text(asked: Asked, seen: Seen, repeats: int) -> str:
+def _dataset_text(asked: NewPreset, seen: FolderFacts, repeats: int) -> str:
     general: dict[str, object] = {"enable_bucket": True, "caption_extension": ".txt"}
     comments = {
         "enable_bucket": "pictures keep their aspect ratio",
@@ -172,14 +172,14 @@ def _planned(dataset: str, epochs: int, root: Path) -> Plan:
     return plan
 
 
-def _held_out(asked: Asked, root: Path) -> str | None:
+def _held_out(asked: NewPreset, root: Path) -> str | None:
     """Return the folder that `spyke-kohya holdout` makes for these images, or None where it is not there."""
     folder = PurePath(asked.images)
     beside = str(folder.with_name(default_target(Path(folder.name)).name)) if folder.name else ""
     return beside if beside and (root / Path(beside).expanduser()).is_dir() else None
 
 
-def _training_text(asked: Asked, seen: Seen, plan: Plan, dataset: Path, held_out: str | None) -> str:
+def _training_text(asked: NewPreset, seen: FolderFacts, plan: Plan, dataset: Path, held_out: str | None) -> str:
     every = max(1, round(plan.total_steps / _CHECKPOINTS))
     options: dict[str, object] = {
         "pretrained_model_name_or_path": asked.base,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spyke_kohya.engine.options import train_network_options
-from spyke_kohya.start.importing.settings_read import LAUNCHER_THREADS, Foreign, read_words, split_words
+from spyke_kohya.start.importing.command_line import LAUNCHER_THREADS, ForeignSettings, read_words, split_words
 
 # The window's names of options that sd-scripts calls otherwise.
 _NAMES = {
@@ -60,9 +60,9 @@ _UNSET: tuple[object, ...] = ("", None, "None", "none", [], False, 0, "0")
 _KEPT_WHEN_ZERO = ("max_data_loader_n_workers",)
 
 
-def read_window(document: Mapping[str, Any]) -> Foreign:
+def read_window(document: Mapping[str, Any]) -> ForeignSettings:
     """Return what kohya_gui/lora_gui.py would hand to train_network.py for these settings."""
-    found, others = Foreign(), []
+    found, others = ForeignSettings(), []
     for key, value in document.items():
         name = _NAMES.get(key, key)
         if key in _ONLY or _is_unset(name, value):
@@ -98,7 +98,7 @@ def _value(name: str, value: object) -> object:
     return value
 
 
-def _read_network(document: Mapping[str, Any], found: Foreign) -> None:
+def _read_network(document: Mapping[str, Any], found: ForeignSettings) -> None:
     kind = str(document.get("LoRA_type", "Standard"))
     found.values["network_module"] = _MODULES.get(kind, "networks.lora")
     if kind not in _MODULES:
@@ -109,7 +109,7 @@ def _read_network(document: Mapping[str, Any], found: Foreign) -> None:
         found.values["network_args"] = [*found.values.get("network_args", []), *given]
 
 
-def _read_rates(document: Mapping[str, Any], found: Foreign) -> None:
+def _read_rates(document: Mapping[str, Any], found: ForeignSettings) -> None:
     """Leave out the half whose learning rate is 0."""
     rates = {name: document.get(name) for name in ("text_encoder_lr", "unet_lr")}
     zero = [name for name, rate in rates.items() if rate is not None and str(rate).strip() in ("0", "0.0")]
@@ -119,7 +119,7 @@ def _read_rates(document: Mapping[str, Any], found: Foreign) -> None:
         found.values.pop(zero[0], None)
 
 
-def _read_length(document: Mapping[str, Any], found: Foreign) -> None:
+def _read_length(document: Mapping[str, Any], found: ForeignSettings) -> None:
     """Take the window's epochs only without max_train_epochs and max_train_steps; they are its cycles, too."""
     epoch = document.get("epoch")
     if epoch in _UNSET:
@@ -130,7 +130,7 @@ def _read_length(document: Mapping[str, Any], found: Foreign) -> None:
         found.put("lr_scheduler_num_cycles", epoch)
 
 
-def _leave_out(document: Mapping[str, Any], found: Foreign) -> None:
+def _leave_out(document: Mapping[str, Any], found: ForeignSettings) -> None:
     """Drop the noise of the other kind, and sampling: its prompts are a text here, and a file to sd-scripts."""
     chosen = str(document.get("noise_offset_type") or "Original")
     dropped = [name for kind, names in _NOISES.items() if kind != chosen for name in names]
@@ -140,7 +140,7 @@ def _leave_out(document: Mapping[str, Any], found: Foreign) -> None:
         found.values.pop(name, None)
 
 
-def _read_rest(document: Mapping[str, Any], found: Foreign) -> None:
+def _read_rest(document: Mapping[str, Any], found: ForeignSettings) -> None:
     attention = document.get("xformers")
     if attention in (True, "xformers", "sdpa"):
         found.values["sdpa" if attention == "sdpa" else "xformers"] = True

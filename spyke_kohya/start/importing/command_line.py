@@ -19,7 +19,7 @@ LAUNCHER_THREADS = "num_cpu_threads_per_process"
 
 
 @dataclass
-class Foreign:
+class ForeignSettings:
     """What was read: ``values`` by option name, not checked yet, and ``notes`` on what was left behind or doubtful."""
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -39,9 +39,9 @@ class Foreign:
             self.notes.append(f"{name} = {value!r}: expected {option.expected}")
 
 
-def read_config_file(document: Mapping[str, Any]) -> Foreign:
+def read_config_file(document: Mapping[str, Any]) -> ForeignSettings:
     """Tables are flattened, as sd-scripts does (sd-scripts v0.10.1 train_util.py:4748)."""
-    found = Foreign()
+    found = ForeignSettings()
     for name, value in document.items():
         for key, inner in value.items() if isinstance(value, dict) else [(name, value)]:
             found.put(key, inner)
@@ -56,7 +56,7 @@ def split_words(text: str) -> list[str]:
         return text.split()
 
 
-def read_command(text: str) -> Foreign:
+def read_command(text: str) -> ForeignSettings:
     """Return the words of a shell's command; a trailing backslash, caret or backtick goes on with the next line."""
     joined = re.sub(r"[\\^`][ \t]*\r?\n", " ", text)
     try:
@@ -66,7 +66,7 @@ def read_command(text: str) -> Foreign:
     script = next((place for place, word in enumerate(words) if word.endswith("train_network.py")), None)
     if script is None:
         raise PresetError("the command does not run train_network.py", remedy="give the whole command")
-    found = Foreign()
+    found = ForeignSettings()
     if re.split(r"[/\\]", words[script])[-1] != "train_network.py":
         found.notes.append(f"{words[script]}: it is imported as train_network.py, which trains SD1.5 and SD2")
     _read_launcher(words[:script], found)
@@ -74,7 +74,7 @@ def read_command(text: str) -> Foreign:
     return found
 
 
-def _read_launcher(words: list[str], found: Foreign) -> None:
+def _read_launcher(words: list[str], found: ForeignSettings) -> None:
     for flag, values in _flags(words):
         if flag == LAUNCHER_THREADS and values:
             found.put(flag, values[0])
@@ -85,7 +85,7 @@ def _read_launcher(words: list[str], found: Foreign) -> None:
             found.notes.append(f"{word}: the target's environment stands in for it")
 
 
-def read_words(words: list[str], found: Foreign) -> None:
+def read_words(words: list[str], found: ForeignSettings) -> None:
     for flag, values in _flags(words):
         name = _whole_name(flag, found)
         option = train_network_options().get(name)
@@ -110,7 +110,7 @@ def _flags(words: list[str]) -> Iterator[tuple[str, list[str]]]:
         values = [value] if equals else []
 
 
-def _whole_name(flag: str, found: Foreign) -> str:
+def _whole_name(flag: str, found: ForeignSettings) -> str:
     """argparse takes an unambiguous beginning for the whole name; so does this, and says so."""
     names = train_network_options()
     if flag in names:

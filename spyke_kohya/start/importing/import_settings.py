@@ -16,8 +16,8 @@ from spyke_kohya.engine.targets import Target
 from spyke_kohya.errors import PresetError
 from spyke_kohya.presets.dataset import General
 from spyke_kohya.presets.training import REQUIRED
+from spyke_kohya.start.importing.command_line import ForeignSettings, read_command, read_config_file
 from spyke_kohya.start.importing.kohya_ss import read_window
-from spyke_kohya.start.importing.settings_read import Foreign, read_command, read_config_file
 from spyke_kohya.start.writing import toml_lines, toml_value
 
 # train_network.py's name of an option, and the dataset config's (sd-scripts v0.10.1 config_util.py:261)
@@ -63,7 +63,7 @@ def import_settings(text: str, root: Path, *, name: str | None, target: Target) 
     return Imported(name, files, tuple(found.notes))
 
 
-def read_foreign(text: str) -> Foreign:
+def read_foreign(text: str) -> ForeignSettings:
     """Read any of the three. Raises PresetError for a text that is none of them."""
     if text.lstrip().startswith("{"):
         return read_window(_parsed(json.loads, text, "JSON"))
@@ -90,7 +90,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "imported"
 
 
-def _sound_options(found: Foreign, name: str) -> dict[str, Any]:
+def _sound_options(found: ForeignSettings, name: str) -> dict[str, Any]:
     """Return the options that a preset may set: none that the launcher keeps, none of a wrong kind, no mere default."""
     defaults = parser_defaults()
     options: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def _training_text(
     return "\n".join(lines) + "\n"
 
 
-def _dataset_text(folders: Mapping[str, str], found: Foreign, root: Path) -> str:
+def _dataset_text(folders: Mapping[str, str], found: ForeignSettings, root: Path) -> str:
     general = _general(found)
     subsets = [
         subset
@@ -153,7 +153,7 @@ def _dataset_text(folders: Mapping[str, str], found: Foreign, root: Path) -> str
     return "\n".join(lines) + "\n"
 
 
-def _general(found: Foreign) -> dict[str, Any]:
+def _general(found: ForeignSettings) -> dict[str, Any]:
     """Return the options that a dataset preset can say itself, moved there."""
     general: dict[str, Any] = {}
     for key in list(found.values):
@@ -168,7 +168,7 @@ def _general(found: Foreign) -> dict[str, Any]:
     return general
 
 
-def _subsets(folder: str, root: Path, found: Foreign, *, is_reg: bool) -> list[dict[str, Any]]:
+def _subsets(folder: str, root: Path, found: ForeignSettings, *, is_reg: bool) -> list[dict[str, Any]]:
     """Return a subset for each folder ``N_name`` (sd-scripts v0.10.1 config_util.py:607)."""
     head: dict[str, Any] = {"is_reg": True} if is_reg else {}
     try:

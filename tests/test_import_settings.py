@@ -11,7 +11,7 @@ from workplace import make_workplace
 
 from spyke_kohya.errors import PresetError
 from spyke_kohya.presets.loading import load
-from spyke_kohya.start.importing.imported import import_settings, read_foreign
+from spyke_kohya.start.importing.import_settings import import_settings, read_foreign
 from spyke_kohya.start.writing import write_new
 
 # As the kohya_ss window saves a LoRA's settings; written for this test, with its own key names.
