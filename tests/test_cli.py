@@ -1,15 +1,18 @@
 """The command line: its JSON, its exit codes, what goes where, and how it fails."""
 
+import fcntl
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import click
 import pytest
-from workplace import TRANSCRIPTS, make_workplace
+from workplace import PROJECT, TRANSCRIPTS, make_workplace
 
 from spyke_kohya.cli import main
 from spyke_kohya.cli.group import cli
@@ -334,3 +337,28 @@ def test_the_front_door_is_light():
     program = "import sys, spyke_kohya.cli; print(sorted({'pydantic', 'numpy', 'rich', 'PIL'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("columns", "width"), [(60, "60"), (80, "80"), (200, "120"), (None, "100")])
+def test_a_table_in_a_pipe_is_as_wide_as_the_terminal_beside_it(columns, width):
+    """As in `spyke-kohya rank DIR | tail`: stdout is a pipe, stderr the terminal."""
+    code = "from spyke_kohya.cli.terminal import terminal_width; print(terminal_width())"
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {
+        "PYTHONPATH": str(PROJECT)
+    }
+    terminal, stderr = os.openpty()
+    try:
+        if columns:
+            fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=stderr if columns else subprocess.DEVNULL,
+            env=environment,
+            text=True,
+            check=True,
+        )
+    finally:
+        os.close(terminal)
+        os.close(stderr)
+    assert told.stdout.strip() == width

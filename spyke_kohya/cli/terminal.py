@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 
 def terminal_width() -> int:
-    """Return the width of results: that of the terminal, but lines of more than 120 columns are hard to read."""
-    return min(shutil.get_terminal_size((100, 24)).columns, 120)
+    """Return the columns of the terminal, at most 120; in a pipe those of stderr's terminal, and 100 without any."""
+    fallback = (100, 24)
+    with suppress(OSError, ValueError):
+        fallback = os.get_terminal_size(sys.stderr.fileno())
+    return min(shutil.get_terminal_size(fallback).columns, 120)
 
 
 def live_display() -> Display:
