@@ -66,7 +66,9 @@ _WRITTEN: Mapping[str, Entry] = {
         "the models' own training sizes",
     ),
     "dataset.face-crop-aug-range": Entry("The option is two numbers, low,high.", _SD + "train_util.py:5413"),
-    "dataset.batch-size": Entry("sd-scripts divides by the batch size.", _SD + "train_util.py:1079"),
+    "dataset.batch-size": Entry(
+        "sd-scripts divides by the batch size, so it must be 1 or more.", _SD + "train_util.py:1079"
+    ),
     "dataset.bool-number": Entry(
         "true is 1 and false is 0 to sd-scripts where it expects a whole number.", _SD + "config_util.py:165"
     ),
@@ -83,7 +85,8 @@ _WRITTEN: Mapping[str, Entry] = {
         "Python's split refuses an empty separator, in the middle of the run.", _SD + "train_util.py:884"
     ),
     "dataset.cache-latents": Entry(
-        "What is cached can't be varied at every step: sd-scripts asserts.", _SD + "train_network.py:582"
+        "Cached latents can't be varied at every step: sd-scripts stops with an AssertionError.",
+        _SD + "train_network.py:582",
     ),
     "dataset.missing-folder": Entry(
         "sd-scripts warns of a folder that isn't one, drops the subset, and trains on the rest.",
@@ -106,7 +109,8 @@ _WRITTEN: Mapping[str, Entry] = {
         "sd-scripts keeps images by their path, so that one of two entries is lost.", _SD + "train_util.py:983"
     ),
     "dataset.info-cache": Entry(
-        "With cache_info sd-scripts believes metadata_cache.json, whatever the folder holds by now.",
+        "With cache_info sd-scripts reads metadata_cache.json and not the folder, also when the folder has "
+        "changed since.",
         _SD + "train_util.py:1992",
     ),
     "dataset.reg-unused": Entry(
@@ -141,7 +145,8 @@ _WRITTEN: Mapping[str, Entry] = {
         "sd-scripts says `No data found`, trains nothing and ends with exit code 0.", _SD + "train_network.py:575"
     ),
     "images.unreadable": Entry(
-        "sd-scripts takes the size 0x0 for what it can't read, and divides by it.", _SD + "train_util.py:1490, 287"
+        "sd-scripts takes 0x0 as the size of an image that it can't read, and then divides by it.",
+        _SD + "train_util.py:1490, 287",
     ),
     "images.broken": Entry(
         "Only the header is read at the start. A damaged file stops the run when its batch comes, which can be hours "
@@ -150,11 +155,13 @@ _WRITTEN: Mapping[str, Entry] = {
     ),
     "images.no-bucket": Entry("There is no bucket for the image's shape or size.", _SD + "train_util.py:286-350"),
     "images.needs-bucket": Entry(
-        "Without enable_bucket and without cached latents sd-scripts asserts that each image has the very resolution.",
+        "Without enable_bucket and without cached latents sd-scripts stops at an image that hasn't exactly "
+        "the resolution.",
         _SD + "train_util.py:1631-1652",
     ),
     "images.stale-latents": Entry(
-        "sd-scripts believes the size in the name of cached latents, not the image's.", _SD + "train_util.py:2002"
+        "sd-scripts takes an image's size from the name of its cached latents, also when the image has changed since.",
+        _SD + "train_util.py:2002",
     ),
     "images.upscaled": Entry(
         "An image smaller than its bucket is enlarged, and the LoRA learns the blur.", _SD + "train_util.py:286-300"
@@ -186,34 +193,42 @@ _WRITTEN: Mapping[str, Entry] = {
         "The caption and the cached latents are named by the image's name without its ending.",
         _SD + "train_util.py:1947, strategy_sd.py:152",
     ),
-    "images.duplicate": Entry("A picture that is there twice is learnt twice as much, unseen by num_repeats.", _OURS),
+    "images.duplicate": Entry(
+        "A picture that is there twice is learnt twice as much, and num_repeats doesn't show it.", _OURS
+    ),
     "images.near-duplicate": Entry(
         "Two copies in other sizes or formats count as two pictures. They are found by comparing 9x9 colours of "
         "each, which differ by less than a quarter of their contrast; `holdout` and `evaluate` go by the same rule.",
         _OURS,
     ),
-    "images.mirrored": Entry("A mirrored copy says nothing new, and turns what has a left and a right.", _OURS),
+    "images.mirrored": Entry("A mirrored copy adds nothing new, and swaps left and right.", _OURS),
     "images.in-two-roles": Entry(
         "A regularisation image is what the model should know without the LoRA, and a held-out one what it has not "
         "seen: a training image is neither.",
         _OURS,
     ),
-    "images.alike-in-two-roles": Entry("As images.in-two-roles, for pictures that look the same.", _OURS),
+    "images.alike-in-two-roles": Entry(
+        "The same as images.in-two-roles, for pictures that look alike and whose files differ.", _OURS
+    ),
     "captions.missing": Entry(
         "An image without a caption trains with class_tokens, or with an empty caption.", _SD + "train_util.py:2072"
     ),
     "captions.extension": Entry(
-        "sd-scripts looks for .caption unless caption_extension says otherwise, and trains all images without one.",
+        "sd-scripts reads captions from .caption files unless caption_extension names another ending. It "
+        "finds none here, and would train every image without a caption.",
         _SD + "train_util.py:1946",
     ),
     "captions.empty": Entry("sd-scripts asserts that a caption file has a line.", _SD + "train_util.py:1964"),
-    "captions.blank": Entry("The first line is the caption, also when it is blank.", _SD + "train_util.py:1968"),
+    "captions.blank": Entry(
+        "sd-scripts takes the first line as the caption, also when that line is blank.", _SD + "train_util.py:1968"
+    ),
     "captions.more-lines": Entry(
         "Without enable_wildcard only the first line of a caption is used.", _SD + "train_util.py:1968"
     ),
     "captions.not-utf8": Entry("sd-scripts opens captions as UTF-8, and stops at others.", _SD + "train_util.py:1957"),
     "captions.byte-order-mark": Entry(
-        "Python's utf-8 keeps the mark that Windows editors write, so that the first tag is another word.",
+        "Some editors write an invisible mark at the start of a file. sd-scripts reads it as part of the "
+        "first tag, which is then another tag.",
         _SD + "train_util.py:1957",
     ),
     "captions.unreadable": Entry("sd-scripts stops at a caption that it can't open.", _SD + "train_util.py:1957"),
@@ -222,7 +237,8 @@ _WRITTEN: Mapping[str, Entry] = {
         _SD + "strategy_base.py:234",
     ),
     "captions.trigger-missing": Entry(
-        "The trigger is what the picture is learnt under. [expect] trigger says that every caption begins with it.",
+        "The trigger is the word by which the character is learnt. [expect] trigger says that every caption "
+        "begins with it.",
         _OURS,
     ),
     "captions.trigger-moves": Entry(
@@ -230,7 +246,9 @@ _WRITTEN: Mapping[str, Entry] = {
         _SD + "train_util.py:885",
     ),
     "captions.trigger-in-regularisation": Entry(
-        "Regularisation images teach what is not the character; under the trigger they teach the contrary.", _OURS
+        "Regularisation images show what is not the character. With the trigger in their captions they teach "
+        "the opposite.",
+        _OURS,
     ),
     "captions.tag-everywhere": Entry(
         "A tag that is in every caption can't be separated from the trigger, so each learns half its meaning.",
@@ -250,8 +268,10 @@ _WRITTEN: Mapping[str, Entry] = {
         _SD + "train_util.py, its parser",
     ),
     "plan.steps-ignored": Entry("With both, max_train_epochs wins.", _SD + "train_network.py:799"),
-    "plan.below-one": Entry("sd-scripts divides by it, or would train nothing.", _SD + "train_network.py:799"),
-    "plan.too-long": Entry("A run of more than ten million steps is a slip of the pen.", _OURS),
+    "plan.below-one": Entry(
+        "sd-scripts divides by this number, or would train nothing: it must be 1 or more.", _SD + "train_network.py:799"
+    ),
+    "plan.too-long": Entry("A run of more than ten million steps is almost certainly a typing error.", _OURS),
     "plan.unexpected-steps": Entry(
         "[expect] total_steps says what was planned. 920 steps had been planned for the run of record, and 1840 were "
         "trained: the regularisation images double an epoch.",
@@ -272,10 +292,12 @@ _WRITTEN: Mapping[str, Entry] = {
         "Schedulers without a warm-up raise ValueError for one.", _SD + "train_util.py:5293"
     ),
     "options.warmup-too-long": Entry(
-        "The learning rate rises for so many steps before it does anything else.", _SD + "train_util.py:5276"
+        "The learning rate rises during all these steps, and there are not more steps than that.",
+        _SD + "train_util.py:5276",
     ),
     "options.saves-too-rarely": Entry(
-        "A checkpoint is saved when the step is a multiple of save_every_n_steps.", _SD + "train_network.py:1497"
+        "A checkpoint is saved at each step that is a multiple of save_every_n_steps; no step of this run is one.",
+        _SD + "train_network.py:1497",
     ),
     "base.missing": Entry(
         "sd-scripts takes a path that isn't there for a repository's name, after 16 s of start-up.",
@@ -297,7 +319,10 @@ _WRITTEN: Mapping[str, Entry] = {
     ),
     "output.not-a-directory": Entry("Checkpoints need a directory.", _SD + "train_network.py:1297"),
     "output.not-writable": Entry("sd-scripts would fail at the first checkpoint.", _SD + "train_network.py:1297"),
-    "output.name": Entry("output_name is the beginning of a file's name.", _SD + "train_util.py, get_step_ckpt_name"),
+    "output.name": Entry(
+        "output_name is the beginning of each checkpoint's file name, so it must be a plain name.",
+        _SD + "train_util.py, get_step_ckpt_name",
+    ),
     "output.disk": Entry("A full disk ends a run at a checkpoint, and leaves half of it.", _OURS),
     "output.overwrites": Entry("sd-scripts saves over a file of the same name.", _SD + "train_network.py:1296"),
     "output.in-use": Entry(
@@ -325,7 +350,8 @@ _WRITTEN: Mapping[str, Entry] = {
 
 
 def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}."
+    """Return a reason as a sentence; one that begins with an option's name keeps it as it is."""
+    return f"{words[0].upper() if words.partition(' ')[0].isalpha() else words[0]}{words[1:]}."
 
 
 CATALOGUE: Mapping[str, Entry] = {
