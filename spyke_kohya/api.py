@@ -179,13 +179,16 @@ def dry_run(
     recorded: Path | None = None,
     resume: bool = False,
     locked: bool = False,
+    allow_pickle: bool = False,
     engine: Path | None = None,
     root: Path | None = None,
 ) -> Launch:
     """Return the locked command with its findings; nothing starts, and a missing engine is a finding too."""
     session = _session(root, environment)
     return session.prepare(
-        session.request(preset, recorded, locked=locked, engine=engine), resume=resume, needs_engine=False
+        session.request(preset, recorded, locked=locked, engine=engine, allow_pickle=allow_pickle),
+        resume=resume,
+        needs_engine=False,
     )
 
 

@@ -161,6 +161,17 @@ def test_another_commit_of_the_engine_is_a_finding_of_both(twins, tmp_path):
     assert launch.command.as_shell().splitlines()[0] == said.stdout.splitlines()[0]
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_pickle_is_allowed_by_both_where_it_is_asked_for(twins, allowed):
+    (twins.place.root / "base.safetensors").rename(twins.place.root / "base.ckpt")
+    preset = twins.load(pretrained_model_name_or_path="base.ckpt")
+    words = ["--set", 'train_network.pretrained_model_name_or_path="base.ckpt"', *["--allow-pickle"] * allowed]
+    said = twins.place.spyke("train", "tiny", "--dry-run", *words)
+    launch = api.dry_run(preset, environment=twins.environment, allow_pickle=allowed, root=twins.place.root)
+    assert codes_of(said.stderr) == sorted(finding.code for finding in launch.findings)
+    assert ("base.pickle" in codes_of(said.stderr)) != allowed
+
+
 @pytest.mark.parametrize("scenario", ["", "traceback", "spoiled", "no-data"])
 def test_a_training_ends_in_the_same_way(tmp_path, monkeypatch, scenario):
     """A crash is gone on with where the preset says so, by both."""
