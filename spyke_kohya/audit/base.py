@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from spyke_kohya.engine.base_model import inspect_base_model, read_weights
 from spyke_kohya.engine.batching import Size
 from spyke_kohya.engine.command import path_option
+from spyke_kohya.files import sha256_of
 from spyke_kohya.findings import Finding, error, warning
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -95,8 +95,7 @@ def check_resolution(options: Mapping[str, Any], resolutions: list[tuple[str, Si
 def file_hash(path: Path) -> str | None:
     """Return the SHA-256 of a base model's file; None where it is a directory, or can't be read."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None
 

@@ -114,6 +114,13 @@ def heldout_beside(run_dir: Path | None, output_dir: Path) -> tuple[HeldoutResul
         return None, f"An evaluation was begun and ranks nothing: {fault.what} ({fault.where}); {fault.remedy}."
 
 
+def best_ranking(
+    training: TrainingRanking | None, heldout: HeldoutRanking | None
+) -> TrainingRanking | HeldoutRanking | None:
+    """Return the ranking by the better evidence: held-out losses where they rank, else the training's own."""
+    return heldout if heldout and not heldout.ranks_nothing else training
+
+
 def rank_heldout(run_dir: Path, output_dir: Path) -> HeldoutResult:
     """Rank a run's checkpoints by what ``evaluate`` measured, with avr_loss and the norms of their weights beside.
 

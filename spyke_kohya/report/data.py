@@ -12,7 +12,7 @@ from spyke_kohya.audit.examine import Examination
 from spyke_kohya.errors import EngineError, NothingToRank
 from spyke_kohya.formats.tensor_file import read_header
 from spyke_kohya.plan.plan import explain
-from spyke_kohya.rank.directory import TrainingResult, heldout_beside, rank_directory
+from spyke_kohya.rank.directory import TrainingResult, best_ranking, heldout_beside, rank_directory
 from spyke_kohya.rank.result import HeldoutRanking, TrainingRanking, Trial
 from spyke_kohya.record.record import Record, read_record
 from spyke_kohya.record.rundir import RunDirectory
@@ -66,9 +66,7 @@ class ReportData:
     @property
     def evidence(self) -> TrainingRanking | HeldoutRanking | None:
         """The best ranking there is: held-out losses, else the training's own."""
-        if self.heldout and not self.heldout.ranks_nothing:
-            return self.heldout
-        return self.result.ranking if self.result else None
+        return best_ranking(self.result.ranking if self.result else None, self.heldout)
 
     @property
     def verdict(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from spyke_kohya.errors import SpykeError
-from spyke_kohya.rank.directory import TrainingResult, rank_best, rank_directory
+from spyke_kohya.rank.directory import TrainingResult, best_ranking, heldout_beside, rank_directory
 from spyke_kohya.record.record import UNFINISHED, UNREADABLE, read_record
 from spyke_kohya.record.rundir import RunDirectory
 from spyke_kohya.record.runs import Deletable
@@ -52,7 +52,8 @@ def summarize(run: RunDirectory) -> RunSummary:
     result, best, problems = None, None, record.problems
     try:
         result = rank_directory(run.path)
-        best = rank_best(run.path).ranking
+        heldout, _ = heldout_beside(run.path, run.output_dir)
+        best = best_ranking(result.ranking, heldout.ranking if heldout else None)
     except (SpykeError, OSError) as fault:
         if record.status not in (*UNFINISHED, UNREADABLE):
             problems += _of_its_own(run, fault)
