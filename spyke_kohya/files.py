@@ -7,11 +7,22 @@ import os
 import secrets
 from pathlib import Path
 
+from spyke_kohya.errors import UsageError
+
 
 def sha256_of(file: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal; of a link's target. Raises OSError."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_result(file: Path, content: str | bytes, what: str, remedy: str) -> Path:
+    """Write what a person asked for, and return the file. Raises UsageError, with ``what`` it is, where that fails."""
+    try:
+        write_whole(file, content)
+    except OSError as fault:
+        raise UsageError(f"{what} can't be written: {fault.strerror}", where=str(file), remedy=remedy) from fault
+    return file
 
 
 def write_whole(file: Path, content: str | bytes) -> None:

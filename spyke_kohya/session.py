@@ -322,6 +322,7 @@ class Session:
         self, directory: Path, *, losses: Path | None = None, preset: str | None = None, planned: int | None = None
     ) -> list[Path]:
         """Write report.html and summary.md into a run's directory; return both files."""
+        from spyke_kohya.files import write_result
         from spyke_kohya.report.data import read_report_data
         from spyke_kohya.report.html import report_html
         from spyke_kohya.report.markdown import summary_markdown
@@ -329,7 +330,11 @@ class Session:
         examined = self.plan(self.load(preset)) if preset else None
         data = read_report_data(directory, losses=losses, planned=planned, preset=examined)
         texts = {"report.html": report_html(data), "summary.md": summary_markdown(data)}
-        return [_written(data.folder / name, text) for name, text in texts.items()]
+        remedy = "free disk space, or move what has this name, or allow yourself to write there"
+        return [
+            write_result(data.folder / name, text.encode(errors="backslashreplace"), name, remedy)
+            for name, text in texts.items()
+        ]
 
     def lock(self, examined: Examination, engine: Engine) -> dict[str, Any]:
         """Return the lock of an examined training preset. Raises an error by its findings where it can't start."""
@@ -441,14 +446,3 @@ def smoke_settings(scratch: Path) -> tuple[str, ...]:
         "train_network.save_every_n_epochs=",
         f"train_network.output_dir={json.dumps(str(scratch))}",
     )
-
-
-def _written(file: Path, text: str) -> Path:
-    from spyke_kohya.files import write_whole
-
-    try:
-        write_whole(file, text.encode(errors="backslashreplace"))
-    except OSError as fault:
-        remedy = "free disk space, or move what has this name, or allow yourself to write there"
-        raise UsageError(f"{file.name} can't be written: {fault.strerror}", where=str(file), remedy=remedy) from fault
-    return file

@@ -15,8 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from spyke_kohya.errors import UsageError
-from spyke_kohya.files import write_whole
+from spyke_kohya.files import write_result
 from spyke_kohya.rank.directory import TrainingResult
 from spyke_kohya.rank.losses import LossCurve
 from spyke_kohya.rank.result import HeldoutRanking, TrainingRanking
@@ -145,11 +144,7 @@ def _save(figure: Figure, axes: Any, path: Path) -> None:
 
 
 def _write(path: Path, png: io.BytesIO) -> None:
-    try:
-        write_whole(path, png.getvalue())
-    except OSError as fault:
-        message = f"the picture can't be written: {fault.strerror}"
-        raise UsageError(message, where=str(path), remedy="name another place with --png FILE") from fault
+    write_result(path, png.getvalue(), "the picture", "name another place with --png FILE")
 
 
 def _reduced_size(picture: Path) -> tuple[int, int]:
