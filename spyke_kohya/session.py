@@ -89,7 +89,7 @@ class Session:
                 compare=cache.compare,
                 environment=self.environment,
                 home=self.home,
-                memory_bytes=physical_memory_bytes(),
+                memory_bytes=physical_memory_bytes() if loaded.training else None,
                 allow_pickle=allow_pickle,
             )
             examined = examine(loaded, self.root, tools=tools)
